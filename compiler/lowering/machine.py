@@ -1,0 +1,43 @@
+"""What a kernel template must know of a CPU. One object per instruction-set level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class DotProduct(Enum):
+    """The instruction that multiplies and accumulates into int32 lanes, and how many products it sums."""
+
+    VNNI = "vpdpbusd"  # 4 products of uint8 activations and int8 weights
+    PMADDWD = "vpmaddwd"  # 2 products of int16, then an add (vpdpwssd where VNNI exists)
+    SDOT = "sdot"  # 4 products of int8
+    SMLAL = "smlal"  # widening int8 multiplies, pairwise accumulation
+    NONE = "none"  # plain vector arithmetic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuMachine:
+    """A CPU as seen by schedules.
+
+    target: the TVM/LLVM target as sorted key-value pairs (mtriple, mcpu, mattr).
+    vector_bits, vector_registers: of the widest registers that kernels use.
+    activation_offset: 8-bit activation codes are stored as uint8 code + offset in the arena (128 where
+        the dot product wants unsigned activations), or as int8 where 0.
+    required_features: what a library must find at run time before it calls a kernel.
+    """
+
+    name: str
+    target: tuple[tuple[str, str | tuple[str, ...]], ...]
+    dot: DotProduct
+    vector_bits: int
+    vector_registers: int
+    activation_offset: int
+    l1_bytes: int
+    l2_bytes: int
+    required_features: tuple[str, ...]
+
+    @property
+    def lanes(self) -> int:
+        """int32 lanes of a register."""
+        return self.vector_bits // 32
