@@ -255,19 +255,20 @@ class _MicroTile:
                     self._set(p, v, tirx.shift_left(clamped, left))
 
     def _store_codes(self) -> None:
-        lanes = self.lanes
-        dtype = self.plan.operand_type("output")[1]
-        zero, low, high = (
-            T.Bind(broadcast(self._parameter(f), lanes))
-            for f in (Parameter.ZERO_POINT, Parameter.LOW, Parameter.HIGH)
-        )
-        fields = (ChannelField.MULTIPLIER, ChannelField.ROUNDING, ChannelField.SHIFT)
+        lanes, dtype = self.lanes, self.plan.operand_type("output")[1]
+        bounds = [self._parameter(f) for f in (Parameter.ZERO_POINT, Parameter.LOW, Parameter.HIGH)]
+        together = self.code.narrows[self.g.form.output.bits]
         for v in range(self.vectors):
-            multiplier, rounding, shift = (T.Bind(self._channel(f, v)) for f in fields)
-            for p in range(len(self.pixels)):
-                scaled = T.Bind(self.code.rescale(self._get(p, v), multiplier, rounding, shift, lanes))
-                code = tirx.max(tirx.min(scaled + zero, high), low)
-                self._store(p, v, cast(dtype, lanes, code), dtype)
+            fields = (ChannelField.MULTIPLIER, ChannelField.ROUNDING, ChannelField.SHIFT)
+            constants = [T.Bind(self._channel(f, v)) for f in fields]
+            for first in range(0, len(self.pixels), together):
+                batch = range(first, min(first + together, len(self.pixels)))
+                scaled = [T.Bind(self.code.rescale(self._get(p, v), *constants, lanes)) for p in batch]
+                scaled += [scaled[-1]] * (together - len(scaled))
+                codes = T.Bind(self.code.narrow(scaled, *bounds, lanes, dtype))
+                for i, p in enumerate(batch):
+                    part = list(range(i * lanes, (i + 1) * lanes))
+                    self._store(p, v, tirx.Shuffle([codes], part) if together > 1 else codes, dtype)
 
     def _store(self, p: int, v: int, value: Expr, dtype: str) -> None:
         """Stores the lanes of vector v that are channels of the group; only its last vector may be short."""

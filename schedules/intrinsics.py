@@ -6,6 +6,8 @@ activations and weights one step takes per lane.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tvm import tirx
@@ -34,6 +36,8 @@ class PlainInstructions:
     """Any machine: one product per step, widened to int32; LLVM finds the multiplies that it can."""
 
     products = 1
+    # How many vectors of results `narrow` turns into codes together, by bits of the code.
+    narrows: Mapping[int, int] = MappingProxyType({8: 1, 16: 1})
 
     def spread(self, source: Buffer, offset: Expr, step: int, lanes: int) -> Expr:
         """The activations of step `step` behind `offset`, the same for every lane. May read up to
@@ -49,3 +53,13 @@ class PlainInstructions:
         product = cast("int64", lanes, a) * cast("int64", lanes, multiplier)
         high = cast("int32", lanes, tirx.shift_right(product, constant(32, "int64", lanes)))
         return tirx.shift_right(high + rounding, shift)
+
+    def narrow(
+        self, scaled: Sequence[Expr], zero: Expr, low: Expr, high: Expr, lanes: int, dtype: str
+    ) -> Expr:
+        """Codes clamp(scaled + zero, low, high) of all given vectors in a row, as `dtype`; scalars zero,
+        low and high are int32, and low and high lie in dtype's range."""
+        (value,) = scaled
+        shifted = value + broadcast(zero, lanes)
+        clamped = tirx.max(tirx.min(shifted, broadcast(high, lanes)), broadcast(low, lanes))
+        return cast(dtype, lanes, clamped)
