@@ -96,10 +96,27 @@ def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, _Tile]]:
             continue
         if height > 1 and width * height > 16:
             continue
-        if _registers(height * width, vectors, g) <= machine.vector_registers:
+        crowded = height * width > _cached_pixels(g, machine)
+        if not crowded and _registers(height * width, vectors, g) <= machine.vector_registers:
             tile = _Tile(lanes, vectors, height, width)
             found.append((_cycles(tile, g, machine), tile))
     return found
+
+
+# Ways of a first-level cache, and bytes of a line: the same on all machines of interest.
+_WAYS, _LINE = 8, 64
+
+
+def _cached_pixels(g: Geometry, machine: CpuMachine) -> int:
+    """Neighbouring pixels whose lines can stay in the first-level cache together.
+
+    Pixels a large power of two apart share few sets, and a micro-tile reads all of its pixels in step.
+    """
+    distance = g.stride[1] * g.pixel_pitch * (2 if g.dot.activation == "int16" else 1)
+    sets = machine.l1_bytes // (_WAYS * _LINE)
+    if distance % _LINE:
+        return sets * _WAYS
+    return sets // math.gcd(sets, distance // _LINE) * _WAYS
 
 
 def _registers(pixels: int, vectors: int, g: Geometry) -> int:

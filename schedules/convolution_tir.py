@@ -155,7 +155,7 @@ class _MicroTile:
         else:
             for p in range(len(self.pixels)):
                 for v in range(self.vectors):
-                    self._store(p, v, self._get(p, v), "int32")
+                    self._store(p, v, 1, self._get(p, v), "int32")
 
     def _slot(self, p: int, v: int) -> int:
         return (p * self.vectors + v) * self.lanes
@@ -255,41 +255,51 @@ class _MicroTile:
                     self._set(p, v, tirx.shift_left(clamped, left))
 
     def _store_codes(self) -> None:
+        """Rescales and narrows vectors pixel by pixel, so that a pixel's neighbouring channels meet."""
         lanes, dtype = self.lanes, self.plan.operand_type("output")[1]
         bounds = [self._parameter(f) for f in (Parameter.ZERO_POINT, Parameter.LOW, Parameter.HIGH)]
         together = self.code.narrows[self.g.form.output.bits]
-        for v in range(self.vectors):
-            fields = (ChannelField.MULTIPLIER, ChannelField.ROUNDING, ChannelField.SHIFT)
-            constants = [T.Bind(self._channel(f, v)) for f in fields]
-            for first in range(0, len(self.pixels), together):
-                batch = range(first, min(first + together, len(self.pixels)))
-                scaled = [T.Bind(self.code.rescale(self._get(p, v), *constants, lanes)) for p in batch]
-                scaled += [scaled[-1]] * (together - len(scaled))
-                codes = T.Bind(self.code.narrow(scaled, *bounds, lanes, dtype))
-                for i, p in enumerate(batch):
-                    part = list(range(i * lanes, (i + 1) * lanes))
-                    self._store(p, v, tirx.Shuffle([codes], part) if together > 1 else codes, dtype)
+        fields = (ChannelField.MULTIPLIER, ChannelField.ROUNDING, ChannelField.SHIFT)
+        constants = [[T.Bind(self._channel(f, v)) for f in fields] for v in range(self.vectors)]
+        places = [(p, v) for p in range(len(self.pixels)) for v in range(self.vectors)]
+        for first in range(0, len(places), together):
+            batch = places[first : first + together]
+            scaled = [T.Bind(self.code.rescale(self._get(p, v), *constants[v], lanes)) for p, v in batch]
+            scaled += [scaled[-1]] * (together - len(scaled))
+            codes = T.Bind(self.code.narrow(scaled, *bounds, lanes, dtype))
+            for run in self._runs(batch):
+                part = list(range(run[0] * lanes, (run[-1] + 1) * lanes))
+                value = tirx.Shuffle([codes], part) if len(part) < together * lanes else codes
+                self._store(*batch[run[0]], len(run), value, dtype)
 
-    def _store(self, p: int, v: int, value: Expr, dtype: str) -> None:
-        """Stores the lanes of vector v that are channels of the group; only its last vector may be short."""
+    def _runs(self, batch: list[tuple[int, int]]) -> list[list[int]]:
+        """Positions in the batch cut into runs whose channels are neighbours in memory, all valid or one."""
+        runs: list[list[int]] = []
+        for i, (p, v) in enumerate(batch):
+            joins = runs and batch[i - 1] == (p, v - 1) and not self._surplus(v)
+            runs[-1].append(i) if joins else runs.append([i])
+        return runs
+
+    def _surplus(self, v: int) -> int:
+        """Lanes of vector v beyond the group's channels."""
+        return self.plan.surplus_lanes if self.ragged and v == self.vectors - 1 else 0
+
+    def _store(self, p: int, v: int, count: int, value: Expr, dtype: str) -> None:
+        """Stores `count` vectors from v on; a vector that is not all channels comes alone."""
         g, share, output = self.g, self.share, self.share.operands["output"]
         i, j = self.pixels[p]
         row = share.image * g.height + share.row + self.y + i
         pixel = row * g.width + share.column + self.x + j
         first = (self.group_panel * share.config.vectors + v) * self.lanes
         offset = pixel * g.output_pitch + self.group * g.group_outputs + first
-        surplus = self.plan.surplus_lanes if self.ragged and v == self.vectors - 1 else 0
-        if not surplus:
-            T.buffer_store(output, value, [tirx.Ramp(offset, 1, self.lanes)])
+        if not self._surplus(v):
+            T.buffer_store(output, value, [tirx.Ramp(offset, 1, count * self.lanes)])
             return
         staged = T.alloc_buffer((self.lanes,), dtype, scope="local")
         T.buffer_store(staged, value, [tirx.Ramp(0, 1, self.lanes)])
-        done, valid = 0, self.lanes - surplus
+        done, valid = 0, self.lanes - self._surplus(v)
         while done < valid:
             piece = 1 << ((valid - done).bit_length() - 1)
-            if piece == 1:
-                T.buffer_store(output, staged[done], [offset + done])
-            else:
-                part = staged.vload([done], f"{dtype}x{piece}")
-                T.buffer_store(output, part, [tirx.Ramp(offset + done, 1, piece)])
+            part = staged.vload([done], f"{dtype}x{piece}") if piece > 1 else staged[done]
+            T.buffer_store(output, part, [tirx.Ramp(offset + done, 1, piece) if piece > 1 else offset + done])
             done += piece
