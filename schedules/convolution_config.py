@@ -129,7 +129,7 @@ def _registers(pixels: int, vectors: int, g: Geometry) -> int:
 def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
     """Estimated cycles of the layer: every micro-tile takes per step the longer of its dot products and
     its loads (two small ones per cycle, one vector), at least the latency of an accumulator's chain,
-    and about six cycles per vector to requantize."""
+    and about five cycles per vector to requantize."""
     unit = max(0.5, tile.lanes / machine.lanes) if machine.vector_bits == 512 else tile.lanes / machine.lanes
     steps = g.segments * g.steps
     wide, ragged = divmod(g.width, tile.columns)
@@ -143,7 +143,10 @@ def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
             loads = vectors * unit + pixels * 0.5
             unpack = 0 if g.form.weight.bits == 8 else 2 * vectors * unit
             per_step = max(dots + unpack / 2, loads + unpack, 4)
-            finish = pixels * vectors * 6 * unit + 10
+            # Four vectors are narrowed together, with about eight registers of constants: accumulators
+            # that those push out of the registers are stored and loaded again.
+            spilled = max(0, pixels * vectors + 8 - machine.vector_registers)
+            finish = 20 * -(-pixels * vectors // 4) * unit + 4 * spilled + 10
             total += panels * tiles * (steps * per_step + g.segments * 2 + finish)
     return total * (g.height // tile.rows) * g.images * g.form.groups
 
