@@ -118,7 +118,12 @@ class Peer:
 
 def _peer_model(form: Convolution) -> onnx.ModelProto:
     rng = np.random.default_rng(1)
-    o, kh, kw, inputs = form.out_channels, form.kernel_height, form.kernel_width, form.in_channels // form.groups
+    o, kh, kw, inputs = (
+        form.out_channels,
+        form.kernel_height,
+        form.kernel_width,
+        form.in_channels // form.groups,
+    )
     constants = {
         "x_scale": np.float32(0.02),
         "x_zero": np.uint8(120),
@@ -186,7 +191,11 @@ def measure(layers: Counter[Convolution], peer: bool, each: bool) -> None:
 def _row(row: Array) -> str:
     ours, limit, theirs = row
     text = f"{ours / 1000:8.1f} µs  {limit / ours:5.1%} of peak"
-    return text if np.isnan(theirs) else f"{text}  onnxruntime {theirs / 1000:8.1f} µs  ratio {ours / theirs:.2f}"
+    return (
+        text
+        if np.isnan(theirs)
+        else f"{text}  onnxruntime {theirs / 1000:8.1f} µs  ratio {ours / theirs:.2f}"
+    )
 
 
 def main() -> None:

@@ -50,7 +50,12 @@ def mobilenet_v2() -> Counter[Convolution]:
 def resnet50() -> Counter[Convolution]:
     layers = Counter([_conv(224, 3, 64, 7, 2)])
     channels = 64
-    for width, repeats, size, first_stride in ((64, 3, 56, 1), (128, 4, 56, 2), (256, 6, 28, 2), (512, 3, 14, 2)):
+    for width, repeats, size, first_stride in (
+        (64, 3, 56, 1),
+        (128, 4, 56, 2),
+        (256, 6, 28, 2),
+        (512, 3, 14, 2),
+    ):
         for i in range(repeats):
             stride = first_stride if i == 0 else 1
             inside = size // stride

@@ -189,5 +189,11 @@ def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionCo
 
 def _cuts(wanted: int, lengths: tuple[int, int]) -> tuple[int, int]:
     """Parts of two axes that make about `wanted` shares, cutting the first axis as far as it goes."""
-    first = min(wanted, lengths[0])
-    return first, min(math.ceil(wanted / first), lengths[1])
+    first = _even_parts(lengths[0], min(wanted, lengths[0]))
+    return first, _even_parts(lengths[1], min(math.ceil(wanted / first), lengths[1]))
+
+
+def _even_parts(length: int, wanted: int) -> int:
+    """A number of parts near `wanted` into which `length` units fall most evenly."""
+    choices = range(max(1, wanted * 2 // 3), min(length, wanted * 2) + 1) if wanted > 1 else (1,)
+    return min(choices, key=lambda n: (-(-length // n) * n / length + 0.01 * abs(n - wanted), n))

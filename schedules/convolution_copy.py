@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tvm import tirx
-from tvm.tirx.script.builder import ir as T
+from tvm.tirx.script.builder import ir as tir
 
 from schedules.convolution import ConvolutionPlan
 from schedules.convolution_packing import Parameter
-from schedules.intrinsics import Buffer, Expr, broadcast, cast
+from schedules.intrinsics import Buffer, Expr, broadcast, cast, load, store
 
 # Vectors of 256 bits copy as fast as wider ones and every machine can split them.
 _COPY_BYTES = 32
@@ -41,21 +41,21 @@ class _RowCopy:
         rows, columns = extent
         form, channels = self.form, self.form.in_channels
         if self.g.height == self.g.images == 1 and not self.g.padded and self.g.segments == 1:
-            with T.serial(0, columns) as pixel:
+            with tir.serial(0, columns) as pixel:
                 self._copy(pixel * channels, (column + pixel) * self.g.input_pitch, channels)
             return
         reach = (form.kernel_height - 1) * form.dilation[0] + 1
-        with T.serial(0, (rows - 1) * self.g.stride[0] + reach) as r:
-            y = T.Bind(row * self.g.stride[0] + r - form.pad[0])
-            target = T.Bind(r * self.row_pitch)
+        with tir.serial(0, (rows - 1) * self.g.stride[0] + reach) as r:
+            y = tir.Bind(row * self.g.stride[0] + r - form.pad[0])
+            target = tir.Bind(r * self.row_pitch)
             source = (image * form.in_height + y) * form.in_width * self.g.input_pitch
             if not self.g.padded:
                 self._inside(target, source)
                 return
-            with T.If(tirx.all(y >= 0, y < form.in_height)):
-                with T.Then():
+            with tir.If(tirx.all(y >= 0, y < form.in_height)):
+                with tir.Then():
                     self._inside(target, source)
-                with T.Else():
+                with tir.Else():
                     self._fill(target, self.row_pitch)
 
     def _inside(self, target: Expr, source: Expr) -> None:
@@ -68,31 +68,30 @@ class _RowCopy:
         if self.g.input_pitch == channels:
             self._copy(target + left * channels, source, pixels * channels)
         else:
-            with T.serial(0, pixels) as p:
+            with tir.serial(0, pixels) as p:
                 self._copy(target + (left + p) * channels, source + p * self.g.input_pitch, channels)
         self._fill(target + (left + pixels) * channels, (total - left - pixels) * channels)
 
     def _copy(self, target: Expr, source: Expr, count: int) -> None:
         def move(offset: Expr, lanes: int) -> None:
-            value = self.source.vload([source + offset], f"{self.g.stored}x{lanes}")
+            value = load(self.source, source + offset, self.g.stored, lanes)
             value = value if self.dtype == self.g.stored else cast(self.dtype, lanes, value)
-            self._put(target + offset, value, lanes)
+            store(self.target, target + offset, value, lanes)
 
         self._in_pieces(count, move)
 
     def _fill(self, target: Expr, count: int) -> None:
         zero = tirx.Cast(self.dtype, self.zero)
-        self._in_pieces(count, lambda offset, lanes: self._put(target + offset, broadcast(zero, lanes), lanes))
+        self._in_pieces(
+            count, lambda offset, lanes: store(self.target, target + offset, broadcast(zero, lanes), lanes)
+        )
 
     def _in_pieces(self, count: int, move: Callable[[Expr, int], None]) -> None:
         """move(offset, lanes) over [0, count) in powers of two; the last piece overlaps its neighbour."""
         if not count:
             return
         piece = min(_COPY_BYTES, 1 << (count.bit_length() - 1))
-        with T.serial(0, count // piece) as i:
+        with tir.serial(0, count // piece) as i:
             move(i * piece, piece)
         if count % piece:
             move(count - piece, piece)
-
-    def _put(self, offset: Expr, value: Expr, lanes: int) -> None:
-        T.buffer_store(self.target, value, [tirx.Ramp(offset, 1, lanes)])

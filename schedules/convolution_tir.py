@@ -13,15 +13,14 @@ from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script.builder import ir as T
+from tvm.tirx.script.builder import ir as tir
 
 from compiler.lowering.machine import DotProduct
 from compiler.numerics.element import ElementType
 from schedules.convolution import ConvolutionPlan
 from schedules.convolution_copy import copy_rows
-from schedules.convolution_geometry import Geometry
 from schedules.convolution_packing import ChannelField, Parameter
-from schedules.intrinsics import Buffer, Expr, PlainInstructions, broadcast, cast, constant, reinterpret
+from schedules.intrinsics import Buffer, Expr, PlainInstructions, constant, load, reinterpret, store
 from schedules.intrinsics_arm import NeonInstructions, SignedDot
 from schedules.intrinsics_x86 import ByteDot, WordDot
 
@@ -43,13 +42,12 @@ def instructions(plan: ConvolutionPlan) -> PlainInstructions:
 
 def convolution_function(plan: ConvolutionPlan) -> Any:
     """PrimFunc of the plan, named by its symbol."""
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(plan.symbol)
-            T.func_attr({"global_symbol": plan.symbol, "tirx.noalias": True})
-            operands = {name: _operand(plan, name) for name in plan.operands}
-            with T.parallel(0, plan.tiles) as share:
-                _Share(plan, operands, share).emit()
+    with IRBuilder() as builder, tir.prim_func(s_tir=True):
+        tir.func_name(plan.symbol)
+        tir.func_attr({"global_symbol": plan.symbol, "tirx.noalias": True})
+        operands = {name: _operand(plan, name) for name in plan.operands}
+        with tir.parallel(0, plan.tiles) as share:
+            _Share(plan, operands, share).emit()
     return builder.get()
 
 
@@ -57,7 +55,7 @@ def _operand(plan: ConvolutionPlan, name: str) -> Buffer:
     """A flat buffer aligned to its elements only, because operands may be slices of wider tensors."""
     count, dtype = plan.operand_type(name)
     itemsize = int(dtype.lstrip("uint")) // 8
-    return T.arg(name, T.buffer((count,), dtype, align=itemsize))
+    return tir.arg(name, tir.buffer((count,), dtype, align=itemsize))
 
 
 class _Share:
@@ -82,7 +80,9 @@ class _Share:
     def emit(self) -> None:
         g = self.g
         if g.copies:
-            copy_rows(self.plan, self.operands, (self.image, self.row, self.column), (self.rows, self.columns))
+            copy_rows(
+                self.plan, self.operands, (self.image, self.row, self.column), (self.rows, self.columns)
+            )
             self.source, self.row_pitch = self.operands["scratch"], self.plan.scratch_row
             self.origin: Expr = 0
         else:
@@ -90,34 +90,38 @@ class _Share:
             row = self.image * g.form.in_height + self.row * g.stride[0]
             self.origin = row * self.row_pitch + self.column * g.stride[1] * g.pixel_pitch
         if self.config.panels_inner:
-            self._over_pixels(lambda y, x, width: self._over_panels(lambda p, n: self._micro(y, x, width, p, n)))
+            self._over_pixels(
+                lambda y, x, width: self._over_panels(lambda p, n: self._micro(y, x, width, p, n))
+            )
         else:
-            self._over_panels(lambda p, n: self._over_pixels(lambda y, x, width: self._micro(y, x, width, p, n)))
+            self._over_panels(
+                lambda p, n: self._over_pixels(lambda y, x, width: self._micro(y, x, width, p, n))
+            )
 
     def _over_pixels(self, body: Callable[[Expr, Expr, int], None]) -> None:
         """body(row, column, columns of the micro-tile), relative to the share."""
         height, width = self.config.rows, self.config.columns
         tail = self.g.width % width
-        with T.serial(0, self.rows // height) as y:
+        with tir.serial(0, self.rows // height) as y:
             if self.config.share_columns >= width:
-                with T.serial(0, self.columns // width) as x:
+                with tir.serial(0, self.columns // width) as x:
                     body(y * height, x * width, width)
             if tail:
-                with T.If(self.last_columns), T.Then():
+                with tir.If(self.last_columns), tir.Then():
                     body(y * height, self.columns - tail, tail)
 
     def _over_panels(self, body: Callable[[Expr, bool], None]) -> None:
         """body(panel, whether it is the ragged last panel of a channel group)."""
         per_group = self.plan.panels_per_group
-        with T.serial(0, self.panels) as offset:
+        with tir.serial(0, self.panels) as offset:
             panel = self.panel + offset
             if per_group == 1 or not self.plan.ragged_panels:
                 body(panel, self.plan.ragged_panels)
                 return
-            with T.If(panel % per_group == per_group - 1):
-                with T.Then():
+            with tir.If(panel % per_group == per_group - 1):
+                with tir.Then():
                     body(panel, True)
-                with T.Else():
+                with tir.Else():
                     body(panel, False)
 
     def _micro(self, y: Expr, x: Expr, columns: int, panel: Expr, ragged: bool) -> None:
@@ -143,8 +147,8 @@ class _MicroTile:
 
     def emit(self) -> None:
         count = len(self.pixels) * self.vectors * self.lanes
-        self.accumulators = T.alloc_buffer((count,), "int32", scope="local")
-        bias = [T.Bind(self._channel(ChannelField.BIAS, v)) for v in range(self.vectors)]
+        self.accumulators = tir.alloc_buffer((count,), "int32", scope="local")
+        bias = [tir.Bind(self._channel(ChannelField.BIAS, v)) for v in range(self.vectors)]
         for p in range(len(self.pixels)):
             for v in range(self.vectors):
                 self._set(p, v, bias[v])
@@ -161,15 +165,15 @@ class _MicroTile:
         return (p * self.vectors + v) * self.lanes
 
     def _get(self, p: int, v: int) -> Expr:
-        return self.accumulators.vload([self._slot(p, v)], f"int32x{self.lanes}")
+        return load(self.accumulators, self._slot(p, v), "int32", self.lanes)
 
     def _set(self, p: int, v: int, value: Expr) -> None:
-        T.buffer_store(self.accumulators, value, [tirx.Ramp(self._slot(p, v), 1, self.lanes)])
+        store(self.accumulators, self._slot(p, v), value, self.lanes)
 
     def _channel(self, field: ChannelField, v: int) -> Expr:
         width = self.share.config.vectors * self.lanes
         offset = (self.panel * self.plan.channel_fields + int(field)) * width + v * self.lanes
-        return self.share.operands["channels"].vload([offset], f"int32x{self.lanes}")
+        return load(self.share.operands["channels"], offset, "int32", self.lanes)
 
     def _accumulate(self) -> None:
         g, share = self.g, self.share
@@ -182,15 +186,15 @@ class _MicroTile:
         segment_bytes = step_groups * self.vectors * self.vector_bytes
         channel = self.group * g.group_inputs
         row = (share.origin + self.y * g.stride[0] * share.row_pitch) + self.x * g.stride[1] * g.pixel_pitch
-        base = T.Bind(row + channel) if not isinstance(row + channel, int) else row + channel
+        base = tir.Bind(row + channel) if not isinstance(row + channel, int) else row + channel
         form = g.form
-        with T.serial(0, g.segment_rows) as i, T.serial(0, g.segment_columns) as j:
+        with tir.serial(0, g.segment_rows) as i, tir.serial(0, g.segment_columns) as j:
             origin = base + i * form.dilation[0] * share.row_pitch + j * form.dilation[1] * g.pixel_pitch
             panel = weights + (i * g.segment_columns + j) * segment_bytes
             # The last group is peeled off: only it may be short or need its surplus products masked.
             rounds = (step_groups - 1) // unroll
             if rounds:
-                with T.serial(0, rounds) as r:
+                with tir.serial(0, rounds) as r:
                     self._groups(origin, panel, r * unroll, unroll)
             self._groups(origin, panel, rounds * unroll, step_groups - rounds * unroll, last=True)
 
@@ -201,19 +205,23 @@ class _MicroTile:
         for group in range(count):
             offset = panel + (first + group) * (self.vectors * self.vector_bytes)
             packed = [
-                T.Bind(self.share.operands["weight"].vload([offset + v * self.vector_bytes], f"int8x{self.vector_bytes}"))
+                tir.Bind(
+                    self.share.operands["weight"].vload(
+                        [offset + v * self.vector_bytes], f"int8x{self.vector_bytes}"
+                    )
+                )
                 for v in range(self.vectors)
             ]
             ends = last and group == count - 1
             fields = g.steps - (g.step_groups - 1) * g.fields if ends else g.fields
             for field in range(fields):
                 surplus = -g.run % products if ends and field == fields - 1 else 0
-                weights = [T.Bind(self._unpacked(w, field, surplus)) for w in packed]
+                weights = [tir.Bind(self._unpacked(w, field, surplus)) for w in packed]
                 self._step(activations, group * g.fields + field, weights)
 
     def _step(self, activations: Expr, step: int, weights: list[Expr]) -> None:
         for p, offset in enumerate(self._pixel_offsets()):
-            a = T.Bind(self.code.spread(self.share.source, activations + offset, step, self.lanes))
+            a = tir.Bind(self.code.spread(self.share.source, activations + offset, step, self.lanes))
             for v, w in enumerate(weights):
                 self._set(p, v, self.code.accumulate(self._get(p, v), a, w, self.lanes))
 
@@ -229,7 +237,9 @@ class _MicroTile:
         element, n = self.g.form.weight, self.vector_bytes
         if element.bits == 8:
             return packed
-        unsigned = tirx.shift_right(reinterpret(f"uint8x{n}", packed), constant(field * element.bits, "uint8", n))
+        unsigned = tirx.shift_right(
+            reinterpret(f"uint8x{n}", packed), constant(field * element.bits, "uint8", n)
+        )
         code = reinterpret(f"int8x{n}", unsigned & constant((1 << element.bits) - 1, "uint8", n))
         if element is not ElementType.B1:
             return code + constant(element.low, "int8", n)
@@ -245,10 +255,10 @@ class _MicroTile:
 
     def _move_left(self) -> None:
         """Factors of 1/4 and more: a uniform branch, never taken in most layers."""
-        with T.If(self._parameter(Parameter.MOVES_LEFT) != 0), T.Then():
+        with tir.If(self._parameter(Parameter.MOVES_LEFT) != 0), tir.Then():
             for v in range(self.vectors):
-                limit = T.Bind(self._channel(ChannelField.LIMIT, v))
-                left = T.Bind(self._channel(ChannelField.LEFT, v))
+                limit = tir.Bind(self._channel(ChannelField.LIMIT, v))
+                left = tir.Bind(self._channel(ChannelField.LEFT, v))
                 lowest = constant(-1, "int32", self.lanes) - limit
                 for p in range(len(self.pixels)):
                     clamped = tirx.max(tirx.min(self._get(p, v), limit), lowest)
@@ -260,13 +270,13 @@ class _MicroTile:
         bounds = [self._parameter(f) for f in (Parameter.ZERO_POINT, Parameter.LOW, Parameter.HIGH)]
         together = self.code.narrows[self.g.form.output.bits]
         fields = (ChannelField.MULTIPLIER, ChannelField.ROUNDING, ChannelField.SHIFT)
-        constants = [[T.Bind(self._channel(f, v)) for f in fields] for v in range(self.vectors)]
+        constants = [[tir.Bind(self._channel(f, v)) for f in fields] for v in range(self.vectors)]
         places = [(p, v) for p in range(len(self.pixels)) for v in range(self.vectors)]
         for first in range(0, len(places), together):
             batch = places[first : first + together]
-            scaled = [T.Bind(self.code.rescale(self._get(p, v), *constants[v], lanes)) for p, v in batch]
+            scaled = [tir.Bind(self.code.rescale(self._get(p, v), *constants[v], lanes)) for p, v in batch]
             scaled += [scaled[-1]] * (together - len(scaled))
-            codes = T.Bind(self.code.narrow(scaled, *bounds, lanes, dtype))
+            codes = tir.Bind(self.code.narrow(scaled, *bounds, lanes, dtype))
             for run in self._runs(batch):
                 part = list(range(run[0] * lanes, (run[-1] + 1) * lanes))
                 value = tirx.Shuffle([codes], part) if len(part) < together * lanes else codes
@@ -293,13 +303,12 @@ class _MicroTile:
         first = (self.group_panel * share.config.vectors + v) * self.lanes
         offset = pixel * g.output_pitch + self.group * g.group_outputs + first
         if not self._surplus(v):
-            T.buffer_store(output, value, [tirx.Ramp(offset, 1, count * self.lanes)])
+            store(output, offset, value, count * self.lanes)
             return
-        staged = T.alloc_buffer((self.lanes,), dtype, scope="local")
-        T.buffer_store(staged, value, [tirx.Ramp(0, 1, self.lanes)])
+        staged = tir.alloc_buffer((self.lanes,), dtype, scope="local")
+        store(staged, 0, value, self.lanes)
         done, valid = 0, self.lanes - self._surplus(v)
         while done < valid:
             piece = 1 << ((valid - done).bit_length() - 1)
-            part = staged.vload([done], f"{dtype}x{piece}") if piece > 1 else staged[done]
-            T.buffer_store(output, part, [tirx.Ramp(offset + done, 1, piece) if piece > 1 else offset + done])
+            store(output, offset + done, load(staged, done, dtype, piece), piece)
             done += piece

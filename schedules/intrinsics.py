@@ -11,21 +11,32 @@ from types import MappingProxyType
 from typing import Any
 
 from tvm import tirx
+from tvm.tirx.script.builder import ir as tir
 
 Expr = Any
 Buffer = Any
 
 
 def broadcast(scalar: Expr, lanes: int) -> Expr:
-    return tirx.Broadcast(scalar, lanes)
+    return tirx.Broadcast(scalar, lanes) if lanes > 1 else scalar
+
+
+def load(buffer: Buffer, offset: Expr, dtype: str, lanes: int) -> Expr:
+    """buffer[offset : offset + lanes]; dtype is the buffer's."""
+    return buffer.vload([offset], f"{dtype}x{lanes}") if lanes > 1 else buffer[offset]
+
+
+def store(buffer: Buffer, offset: Expr, value: Expr, lanes: int) -> None:
+    """buffer[offset : offset + lanes] = value."""
+    tir.buffer_store(buffer, value, [tirx.Ramp(offset, 1, lanes) if lanes > 1 else offset])
 
 
 def constant(value: int, dtype: str, lanes: int) -> Expr:
-    return tirx.Broadcast(tirx.const(value, dtype), lanes)
+    return broadcast(tirx.const(value, dtype), lanes)
 
 
 def cast(dtype: str, lanes: int, value: Expr) -> Expr:
-    return tirx.Cast(f"{dtype}x{lanes}", value)
+    return tirx.Cast(f"{dtype}x{lanes}" if lanes > 1 else dtype, value)
 
 
 def reinterpret(dtype: str, value: Expr) -> Expr:

@@ -9,10 +9,21 @@ from tvm import tirx
 
 from schedules.intrinsics import Buffer, Expr, PlainInstructions, broadcast, cast, constant, reinterpret
 
-
-_PACK_WORDS = {4: "llvm.x86.sse2.packssdw.128", 8: "llvm.x86.avx2.packssdw", 16: "llvm.x86.avx512.packssdw.512"}
-_PACK_SIGNED = {4: "llvm.x86.sse2.packsswb.128", 8: "llvm.x86.avx2.packsswb", 16: "llvm.x86.avx512.packsswb.512"}
-_PACK_UNSIGNED = {4: "llvm.x86.sse2.packuswb.128", 8: "llvm.x86.avx2.packuswb", 16: "llvm.x86.avx512.packuswb.512"}
+_PACK_WORDS = {
+    4: "llvm.x86.sse2.packssdw.128",
+    8: "llvm.x86.avx2.packssdw",
+    16: "llvm.x86.avx512.packssdw.512",
+}
+_PACK_SIGNED = {
+    4: "llvm.x86.sse2.packsswb.128",
+    8: "llvm.x86.avx2.packsswb",
+    16: "llvm.x86.avx512.packsswb.512",
+}
+_PACK_UNSIGNED = {
+    4: "llvm.x86.sse2.packuswb.128",
+    8: "llvm.x86.avx2.packuswb",
+    16: "llvm.x86.avx512.packuswb.512",
+}
 
 
 class _X86Instructions(PlainInstructions):
