@@ -44,7 +44,7 @@ class ConvolutionPlan:
     def geometry(self) -> Geometry:
         return geometry(self.form, self.machine)
 
-    @cached_property
+    @property
     def symbol(self) -> str:
         form, config = self.form, self.config
         weight = "" if form.weight is ElementType.I8 else f"w{form.weight.bits}"

@@ -11,16 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script.builder import ir as tir
 
 from compiler.lowering.machine import DotProduct
 from compiler.numerics.element import ElementType
 from schedules.convolution import ConvolutionPlan
 from schedules.convolution_copy import copy_rows
 from schedules.convolution_packing import ChannelField, Parameter
-from schedules.intrinsics import Buffer, Expr, PlainInstructions, constant, load, reinterpret, store
+from schedules.intrinsics import (
+    Buffer,
+    Expr,
+    PlainInstructions,
+    constant,
+    load,
+    reinterpret,
+    store,
+    tir,
+    tirx,
+)
 from schedules.intrinsics_arm import NeonInstructions, SignedDot
 from schedules.intrinsics_x86 import ByteDot, WordDot
 
@@ -191,15 +199,16 @@ class _MicroTile:
         with tir.serial(0, g.segment_rows) as i, tir.serial(0, g.segment_columns) as j:
             origin = base + i * form.dilation[0] * share.row_pitch + j * form.dilation[1] * g.pixel_pitch
             panel = weights + (i * g.segment_columns + j) * segment_bytes
-            # The last group is peeled off: only it may be short or need its surplus products masked.
-            rounds = (step_groups - 1) // unroll
+            # A last group that is short or needs its surplus products masked is peeled off.
+            peeled = g.form.weight.bits < 8 and (g.run % (g.dot.products * g.fields) != 0)
+            rounds = (step_groups - int(peeled)) // unroll
             if rounds:
                 with tir.serial(0, rounds) as r:
                     self._groups(origin, panel, r * unroll, unroll)
-            self._groups(origin, panel, rounds * unroll, step_groups - rounds * unroll, last=True)
+            self._groups(origin, panel, rounds * unroll, step_groups - rounds * unroll, peeled)
 
-    def _groups(self, origin: Expr, panel: Expr, first: Expr, count: int, last: bool = False) -> None:
-        """`count` step groups from `first` on; `last` where they end the segment."""
+    def _groups(self, origin: Expr, panel: Expr, first: Expr, count: int, peeled: bool = False) -> None:
+        """`count` step groups from `first` on; `peeled` where the last of them may be short."""
         g, products = self.g, self.g.dot.products
         activations = origin + first * (g.fields * products)
         for group in range(count):
@@ -212,7 +221,7 @@ class _MicroTile:
                 )
                 for v in range(self.vectors)
             ]
-            ends = last and group == count - 1
+            ends = peeled and group == count - 1
             fields = g.steps - (g.step_groups - 1) * g.fields if ends else g.fields
             for field in range(fields):
                 surplus = -g.run % products if ends and field == fields - 1 else 0
@@ -267,20 +276,25 @@ class _MicroTile:
     def _store_codes(self) -> None:
         """Rescales and narrows vectors pixel by pixel, so that a pixel's neighbouring channels meet."""
         lanes, dtype = self.lanes, self.plan.operand_type("output")[1]
-        bounds = [self._parameter(f) for f in (Parameter.ZERO_POINT, Parameter.LOW, Parameter.HIGH)]
+        zero, low, high = (self._parameter(f) for f in (Parameter.ZERO_POINT, Parameter.LOW, Parameter.HIGH))
         together = self.code.narrows[self.g.form.output.bits]
         fields = (ChannelField.MULTIPLIER, ChannelField.ROUNDING, ChannelField.SHIFT)
         constants = [[tir.Bind(self._channel(f, v)) for f in fields] for v in range(self.vectors)]
         places = [(p, v) for p in range(len(self.pixels)) for v in range(self.vectors)]
         for first in range(0, len(places), together):
             batch = places[first : first + together]
-            scaled = [tir.Bind(self.code.rescale(self._get(p, v), *constants[v], lanes)) for p, v in batch]
+            scaled = [tir.Bind(self._rescaled(p, v, constants[v])) for p, v in batch]
             scaled += [scaled[-1]] * (together - len(scaled))
-            codes = tir.Bind(self.code.narrow(scaled, *bounds, lanes, dtype))
+            codes = tir.Bind(self.code.narrow(scaled, zero, low, high, lanes, dtype))
             for run in self._runs(batch):
                 part = list(range(run[0] * lanes, (run[-1] + 1) * lanes))
                 value = tirx.Shuffle([codes], part) if len(part) < together * lanes else codes
-                self._store(*batch[run[0]], len(run), value, dtype)
+                p, v = batch[run[0]]
+                self._store(p, v, len(run), value, dtype)
+
+    def _rescaled(self, p: int, v: int, constants: list[Expr]) -> Expr:
+        multiplier, rounding, shift = constants
+        return self.code.rescale(self._get(p, v), multiplier, rounding, shift, self.lanes)
 
     def _runs(self, batch: list[tuple[int, int]]) -> list[list[int]]:
         """Positions in the batch cut into runs whose channels are neighbours in memory, all valid or one."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from tvm import tirx
-
-from schedules.intrinsics import Buffer, Expr, PlainInstructions, broadcast, constant, reinterpret
+from schedules.intrinsics import Buffer, Expr, PlainInstructions, broadcast, constant, reinterpret, tirx
 
 
 class NeonInstructions(PlainInstructions):
