@@ -128,8 +128,8 @@ def _registers(pixels: int, vectors: int, g: Geometry) -> int:
 
 def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
     """Estimated cycles of the layer: every micro-tile takes per step the longer of its dot products and
-    its loads (two small ones per cycle, one vector), at least the latency of an accumulator's chain,
-    and about five cycles per vector to requantize."""
+    its loads (two small ones per cycle, one vector), at least the latency of an accumulator's chain; loads
+    that hide behind dot products still cost a little. About five cycles per vector go to requantizing."""
     unit = max(0.5, tile.lanes / machine.lanes) if machine.vector_bits == 512 else tile.lanes / machine.lanes
     steps = g.segments * g.steps
     wide, ragged = divmod(g.width, tile.columns)
@@ -142,7 +142,7 @@ def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
             dots = pixels * vectors * unit
             loads = vectors * unit + pixels * 0.5
             unpack = 0 if g.form.weight.bits == 8 else 2 * vectors * unit
-            per_step = max(dots + unpack / 2, loads + unpack, 4)
+            per_step = max(dots + unpack / 2, loads + unpack, 4) + 0.05 * loads
             # Four vectors are narrowed together, with about eight registers of constants: accumulators
             # that those push out of the registers are stored and loaded again.
             spilled = max(0, pixels * vectors + 8 - machine.vector_registers)
@@ -163,12 +163,14 @@ _MOST_SHARES = 16
 def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
     """Cuts the larger of weights and activations, so that each share streams the smaller one whole."""
     panels = g.form.groups * -(-g.group_outputs // (tile.lanes * tile.vectors))
-    wanted = max(1, min(_MOST_SHARES, g.form.macs // _SHARE_MACS))
     weight_bytes = g.form.out_channels * g.segments * g.steps * g.dot.products * g.form.weight.bits // 8
     input_bytes = g.form.batch * g.form.in_height * g.form.in_width * g.form.in_channels
+    wanted = max(1, min(_MOST_SHARES, g.form.macs // _SHARE_MACS))
     by_columns = _cuts_columns(g) and g.height == g.images == 1
     units = -(-g.width // tile.columns) if by_columns else g.height // tile.rows
     weights_first = weight_bytes > input_bytes
+    if not weights_first:  # A share's input stays in the second-level cache while panels go over it.
+        wanted = max(wanted, 4 * input_bytes // machine.l2_bytes)
     cuts = _cuts(wanted, (panels, units)) if weights_first else _cuts(wanted, (units, panels))[::-1]
     panel_cuts, unit_cuts = cuts
     block = -(-units // unit_cuts)
@@ -179,7 +181,8 @@ def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionCo
         vectors=tile.vectors,
         rows=tile.rows,
         columns=tile.columns,
-        unroll=1,
+        # Four steps of a dot product by lane share one load of activations.
+        unroll=max(1, 4 // g.fields) if g.dot.kind is DotProduct.SDOT else 1,
         share_rows=tile.rows if by_columns else block * tile.rows,
         share_columns=min(g.width, block * tile.columns) if by_columns else g.width,
         share_panels=share_panels,

@@ -27,4 +27,5 @@ class SignedDot(NeonInstructions):
 
     def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
         name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-        return tirx.call_llvm_pure_intrin("int32x4", name, accumulator, activations, weights)
+        # Activations second: the operand that SDOT can take by lane.
+        return tirx.call_llvm_pure_intrin("int32x4", name, accumulator, weights, activations)
