@@ -143,10 +143,11 @@ def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
             loads = vectors * unit + pixels * 0.5
             unpack = 0 if g.form.weight.bits == 8 else 2 * vectors * unit
             per_step = max(dots + unpack / 2, loads + unpack, 4) + 0.05 * loads
-            # Four vectors are narrowed together, with about eight registers of constants: accumulators
-            # that those push out of the registers are stored and loaded again.
-            spilled = max(0, pixels * vectors + 8 - machine.vector_registers)
-            finish = 20 * -(-pixels * vectors // 4) * unit + 4 * spilled + 10
+            # Four vectors are narrowed together. Each vector of channels has four of constants:
+            # accumulators that they push out of the registers are stored and loaded again.
+            spilled = max(0, pixels * vectors + 4 * vectors + 4 - machine.vector_registers)
+            stores = pixels * vectors / math.gcd(vectors, 4)
+            finish = (20 * -(-pixels * vectors // 4) + 2 * stores) * unit + 3 * spilled + 10
             total += panels * tiles * (steps * per_step + g.segments * 2 + finish)
     return total * (g.height // tile.rows) * g.images * g.form.groups
 
