@@ -88,9 +88,8 @@ class _Share:
     def emit(self) -> None:
         g = self.g
         if g.copies:
-            copy_rows(
-                self.plan, self.operands, (self.image, self.row, self.column), (self.rows, self.columns)
-            )
+            origin = (self.image, self.row, self.column)
+            copy_rows(self.plan, self.operands, origin, (self.rows, self.columns))
             self.source, self.row_pitch = self.operands["scratch"], self.plan.scratch_row
             self.origin: Expr = 0
         else:
@@ -98,22 +97,17 @@ class _Share:
             row = self.image * g.form.in_height + self.row * g.stride[0]
             self.origin = row * self.row_pitch + self.column * g.stride[1] * g.pixel_pitch
         if self.config.panels_inner:
-            self._over_pixels(
-                lambda y, x, width: self._over_panels(lambda p, n: self._micro(y, x, width, p, n))
-            )
+            self._over_pixels(lambda *pixels: self._over_panels(lambda *panel: self._micro(*pixels, *panel)))
         else:
-            self._over_panels(
-                lambda p, n: self._over_pixels(lambda y, x, width: self._micro(y, x, width, p, n))
-            )
+            self._over_panels(lambda *panel: self._over_pixels(lambda *pixels: self._micro(*pixels, *panel)))
 
     def _over_pixels(self, body: Callable[[Expr, Expr, int], None]) -> None:
         """body(row, column, columns of the micro-tile), relative to the share."""
         height, width = self.config.rows, self.config.columns
         tail = self.g.width % width
         with tir.serial(0, self.rows // height) as y:
-            if self.config.share_columns >= width:
-                with tir.serial(0, self.columns // width) as x:
-                    body(y * height, x * width, width)
+            with tir.serial(0, self.columns // width) as x:
+                body(y * height, x * width, width)
             if tail:
                 with tir.If(self.last_columns), tir.Then():
                     body(y * height, self.columns - tail, tail)
@@ -184,43 +178,40 @@ class _MicroTile:
         return load(self.share.operands["channels"], offset, "int32", self.lanes)
 
     def _accumulate(self) -> None:
-        g, share = self.g, self.share
-        unroll = share.config.unroll
-        step_groups = g.step_groups
-        self.vector_bytes = self.lanes * g.dot.products
-        group_bytes = self.plan.group_weight_bytes
-        full_panel = self.plan.panel_weight_bytes(share.config.vectors)
-        weights = self.group * group_bytes + self.group_panel * full_panel
-        segment_bytes = step_groups * self.vectors * self.vector_bytes
-        channel = self.group * g.group_inputs
-        row = (share.origin + self.y * g.stride[0] * share.row_pitch) + self.x * g.stride[1] * g.pixel_pitch
-        base = tir.Bind(row + channel) if not isinstance(row + channel, int) else row + channel
-        form = g.form
+        g, form, share = self.g, self.g.form, self.share
+        unroll, step_groups = share.config.unroll, self.g.step_groups
+        base, weights = tir.Bind(self._first_activation()), self._first_weight()
+        segment_bytes = step_groups * self.vectors * self.plan.vector_bytes
+        # A last group that is short or needs its surplus products masked is peeled off.
+        peeled = form.weight.bits < 8 and g.run % (g.dot.products * g.fields) != 0
+        rounds = (step_groups - int(peeled)) // unroll
         with tir.serial(0, g.segment_rows) as i, tir.serial(0, g.segment_columns) as j:
             origin = base + i * form.dilation[0] * share.row_pitch + j * form.dilation[1] * g.pixel_pitch
-            panel = weights + (i * g.segment_columns + j) * segment_bytes
-            # A last group that is short or needs its surplus products masked is peeled off.
-            peeled = g.form.weight.bits < 8 and (g.run % (g.dot.products * g.fields) != 0)
-            rounds = (step_groups - int(peeled)) // unroll
+            segment = weights + (i * g.segment_columns + j) * segment_bytes
             if rounds:
                 with tir.serial(0, rounds) as r:
-                    self._groups(origin, panel, r * unroll, unroll)
-            self._groups(origin, panel, rounds * unroll, step_groups - rounds * unroll, peeled)
+                    self._groups(origin, segment, r * unroll, unroll)
+            self._groups(origin, segment, rounds * unroll, step_groups - rounds * unroll, peeled)
 
-    def _groups(self, origin: Expr, panel: Expr, first: Expr, count: int, peeled: bool = False) -> None:
+    def _first_activation(self) -> Expr:
+        """Offset in the source of the first activation of the micro-tile's first pixel."""
+        g, share = self.g, self.share
+        row = share.origin + self.y * g.stride[0] * share.row_pitch
+        return row + self.x * g.stride[1] * g.pixel_pitch + self.group * g.group_inputs
+
+    def _first_weight(self) -> Expr:
+        """Offset of the panel's weights."""
+        panel_bytes = self.plan.panel_weight_bytes(self.share.config.vectors)
+        return self.group * self.plan.group_weight_bytes + self.group_panel * panel_bytes
+
+    def _groups(self, origin: Expr, segment: Expr, first: Expr, count: int, peeled: bool = False) -> None:
         """`count` step groups from `first` on; `peeled` where the last of them may be short."""
-        g, products = self.g, self.g.dot.products
+        g, products, size = self.g, self.g.dot.products, self.plan.vector_bytes
         activations = origin + first * (g.fields * products)
+        weight = self.share.operands["weight"]
         for group in range(count):
-            offset = panel + (first + group) * (self.vectors * self.vector_bytes)
-            packed = [
-                tir.Bind(
-                    self.share.operands["weight"].vload(
-                        [offset + v * self.vector_bytes], f"int8x{self.vector_bytes}"
-                    )
-                )
-                for v in range(self.vectors)
-            ]
+            offset = segment + (first + group) * (self.vectors * size)
+            packed = [tir.Bind(load(weight, offset + v * size, "int8", size)) for v in range(self.vectors)]
             ends = peeled and group == count - 1
             fields = g.steps - (g.step_groups - 1) * g.fields if ends else g.fields
             for field in range(fields):
@@ -243,7 +234,7 @@ class _MicroTile:
 
         Only binary weights need that: every other width has a code for 0.
         """
-        element, n = self.g.form.weight, self.vector_bytes
+        element, n = self.g.form.weight, self.plan.vector_bytes
         if element.bits == 8:
             return packed
         unsigned = tirx.shift_right(

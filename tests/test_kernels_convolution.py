@@ -186,7 +186,7 @@ def forms(draw: st.DrawFn) -> Convolution:
         for n, p, b, r, s in zip((height, width), pad, beyond, reach, stride, strict=True)
     ]
     assume(min(out) >= 1)
-    form = Convolution(
+    return Convolution(
         batch=draw(st.sampled_from([1, 1, 2])),
         in_height=height,
         in_width=width,
@@ -206,8 +206,6 @@ def forms(draw: st.DrawFn) -> Convolution:
         input_pitch=draw(st.sampled_from([None, channels + 5])),
         output_pitch=draw(st.sampled_from([None, outputs + 3])),
     )
-    assume(not form.depthwise)
-    return form
 
 
 def _pointwise(pixels: int, channels: int, outputs: int, weight: ElementType = I8) -> Convolution:
