@@ -238,6 +238,16 @@ def test_kernel_computes_the_definition(form: Convolution, seed: int, data: st.D
     machine = data.draw(st.sampled_from(HOST_MACHINES))
     configs = [None, *itertools.islice(candidate_configs(form, machine), 40)]
     plan = plan_convolution(form, machine, data.draw(st.sampled_from(configs)))
+    if data.draw(st.booleans()):
+        config, times = plan.config, st.integers(1, 3)
+        columns = config.columns * data.draw(times) if plan.geometry.flat else plan.geometry.width
+        config = replace(
+            config,
+            share_rows=config.rows * data.draw(times),
+            share_columns=min(columns, plan.geometry.width),
+            share_panels=data.draw(times),
+        )
+        plan = plan_convolution(form, machine, config)
     check(plan, seed, extreme=data.draw(st.booleans()))
 
 
