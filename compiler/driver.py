@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from compiler.frontend import Model, import_graph, load_model
-from compiler.ir.graph import Graph
+from compiler.ir.graph import Graph, Value
 from compiler.loops.form import Form
+from compiler.lowering.cache import Cache
 from compiler.lowering.kernel import KernelPlan
-from compiler.lowering.program import Program, lower_program
-from compiler.numerics.element import Array, ElementType
-from compiler.passes.base import Note, Notes, PassRecord, run_pass
+from compiler.lowering.program import Program
+from compiler.numerics.element import ElementType
+from compiler.passes.base import Note, Notes, Pass, PassRecord, run_pass
 from compiler.passes.pipeline import FLOAT_PASSES, INTEGER_PASSES
 from compiler.quantize.calibrate import Sample, calibrate
-from compiler.quantize.calibration_run import read_calibration, tensor_stream
-from compiler.quantize.observers import Observer
+from compiler.quantize.calibration_run import tensor_stream
+from compiler.quantize.observers.base import Observer, Range
 from compiler.quantize.observers.minmax import MinMax
 from compiler.quantize.quantize_graph import WeightWidths, quantize_graph
 from compiler.quantize.types import activation_types
 
-Samples = str | Path | Iterable[Array] | Iterable[Mapping[str, Array]]
 Progress = Callable[[str], None]
 
 
@@ -42,9 +42,19 @@ class Target(Protocol):
         ...
 
     def emit(
-        self, program: Program, name: str, out: Path, facts: Mapping[str, Any], progress: Progress
+        self,
+        program: Program,
+        name: str,
+        out: Path,
+        attachments: Mapping[str, bytes],
+        facts: Mapping[str, Any],
+        cache: Cache,
+        progress: Progress,
     ) -> None:
-        """Builds the kernels and writes the library into the new folder `out`, or nothing at all."""
+        """Builds the kernels and writes the library into the folder `out`, or nothing at all.
+
+        attachments: more files by name. facts: entries of the manifest.
+        """
         ...
 
 
@@ -57,75 +67,76 @@ class QuantizeOptions:
     observer: Callable[[], Observer] = MinMax
 
 
-@dataclass(slots=True)
-class Compilation:
-    """All stages of one model, for the library, for `inspect` and for reports.
-
-    stages: the graph's text is taken after each pass only where a caller asks (`watch`).
-    """
-
-    model: Model
-    float_graph: Graph
-    graph: Graph
-    notes: list[Note]
-    passes: list[PassRecord]
-
-
 Watch = Callable[[str, Graph], None]
 
 
-def _ignore(_name: str, _graph: Graph) -> None:
-    pass
+def ignore_stages(_name: str, _graph: Graph) -> None:
+    """A `Watch` that looks at nothing."""
+
+
+@dataclass(slots=True)
+class Imported:
+    """A model as a float graph after the float passes."""
+
+    model: Model
+    graph: Graph
+    notes: Notes
+    passes: list[PassRecord]
+
+
+@dataclass(slots=True)
+class Compilation:
+    """A model as a verified quantized graph, and what happened on the way."""
+
+    imported: Imported
+    graph: Graph
+    ranges: Mapping[Value, Range]
+
+    @property
+    def notes(self) -> list[Note]:
+        return self.imported.notes.entries
 
 
 def import_float(
-    path: Path, shapes: Mapping[str, tuple[int, ...]] | None, notes: Notes, watch: Watch = _ignore
-) -> tuple[Model, Graph, list[PassRecord]]:
-    """The model as a float graph after the float passes."""
+    path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, watch: Watch = ignore_stages
+) -> Imported:
+    """Reads a model and brings it into canonical float form. watch: called after each stage.
+
+    Errors: BitloomError for everything wrong with the file or the shapes.
+    """
     model = load_model(path)
     graph = import_graph(model, shapes)
     watch("import", graph)
-    records: list[PassRecord] = []
-    for p in FLOAT_PASSES:
-        records.append(run_pass(p, graph, notes))
-        watch(p.name, graph)
-    return model, graph, records
+    imported = Imported(model, graph, Notes(), [])
+    _run_passes(FLOAT_PASSES, graph, imported, watch)
+    return imported
 
 
-def quantize_model(
-    path: Path,
-    calibration: Samples,
+def quantize_imported(
+    imported: Imported,
+    samples: Sequence[Sample],
     options: QuantizeOptions,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    watch: Watch = _ignore,
+    watch: Watch = ignore_stages,
     progress: Progress = lambda _text: None,
 ) -> Compilation:
-    """ONNX file -> verified quantized graph.
-
-    Errors: BitloomError for everything wrong with the model, the shapes, or the calibration data.
-    """
-    notes = Notes()
-    progress("import")
-    model, float_graph, records = import_float(path, shapes, notes, watch)
-    samples: list[Sample] = read_calibration(calibration, float_graph)
+    """Calibrates on `samples` and quantizes."""
     progress(f"calibrate on {len(samples)} samples")
     ranges = calibrate(
-        float_graph,
+        imported.graph,
         samples,
-        lambda names, data: tensor_stream(model, names, data),
+        lambda names, data: tensor_stream(imported.model, names, data),
         options.observer,
         options.activations,
     )
-    types = activation_types(float_graph, ranges, options.activations)
     progress("quantize")
-    graph = quantize_graph(float_graph, types, options.weights, notes)
+    types = activation_types(imported.graph, ranges, options.activations)
+    graph = quantize_graph(imported.graph, types, options.weights, imported.notes)
     watch("quantize", graph)
-    for p in INTEGER_PASSES:
-        records.append(run_pass(p, graph, notes))
+    _run_passes(INTEGER_PASSES, graph, imported, watch)
+    return Compilation(imported, graph, ranges)
+
+
+def _run_passes(passes: Sequence[Pass], graph: Graph, imported: Imported, watch: Watch) -> None:
+    for p in passes:
+        imported.passes.append(run_pass(p, graph, imported.notes))
         watch(p.name, graph)
-    return Compilation(model, float_graph, graph, notes.entries, records)
-
-
-def lower_for(target: Target, graph: Graph) -> Program:
-    """The program of a quantized graph on a target."""
-    return lower_program(graph, target.plan_kernel)

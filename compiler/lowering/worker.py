@@ -1,4 +1,4 @@
-"""A process that builds kernels: `python -m compiler.lowering.worker FOLDER` reads pickled plans, writes objects.
+"""A process that builds kernels: `python -m compiler.lowering.worker FOLDER` pickled plans in, objects out.
 
 Building in processes of their own uses all cores, and survives LLVM, which ends its whole process where a
 machine lacks an instruction that a kernel wants.
