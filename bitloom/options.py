@@ -45,9 +45,5 @@ def observer_named(name: str, options: Mapping[str, float]) -> Callable[[], Obse
 
 
 def observer_options(cls: type[Observer]) -> dict[str, float]:
-    """Numeric options of an observer with their defaults: its leading fields that have one."""
-    return {
-        f.name: f.default
-        for f in dataclasses.fields(cast(Any, cls))
-        if isinstance(f.default, int | float) and f.name not in ("low", "high")
-    }
+    """Options of an observer with their defaults: its fields that the constructor takes."""
+    return {f.name: f.default for f in dataclasses.fields(cast(Any, cls)) if f.init}

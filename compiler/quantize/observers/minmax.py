@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from compiler.numerics.element import Array, ElementType
@@ -14,7 +14,7 @@ class MinMax(Observer):
     """The whole range of the calibration data: nothing is clipped."""
 
     name: ClassVar[str] = "minmax"
-    seen: Range | None = None
+    seen: Range | None = field(default=None, init=False)
 
     def observe(self, values: Array) -> None:
         found = Range(float(values.min()), float(values.max()))

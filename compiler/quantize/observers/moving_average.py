@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from compiler.numerics.element import Array, ElementType
@@ -15,7 +15,7 @@ class MovingAverage(Observer):
 
     name: ClassVar[str] = "moving-average"
     momentum: float = 0.9
-    seen: Range | None = None
+    seen: Range | None = field(default=None, init=False)
 
     def observe(self, values: Array) -> None:
         found = Range(float(values.min()), float(values.max()))

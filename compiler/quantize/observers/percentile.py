@@ -18,9 +18,9 @@ class Percentile(Observer):
 
     name: ClassVar[str] = "percentile"
     percentile: float = 99.99
-    histogram: Histogram = field(default_factory=Histogram)
-    low: float = np.inf
-    high: float = -np.inf
+    histogram: Histogram = field(default_factory=Histogram, init=False)
+    low: float = field(default=np.inf, init=False)
+    high: float = field(default=-np.inf, init=False)
 
     def observe(self, values: Array) -> None:
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
