@@ -30,6 +30,9 @@ from compiler.lowering.machine import CpuMachine, DotProduct
 from compiler.numerics.element import Array, ElementType
 
 VECTORS = 4  # accumulator vectors of a channel group: what two rounds of interleaving bytes make of one
+FACTORS = 5  # int32 vectors that rescaling needs: see `_pack_rescale`
+BLOCK_COLUMNS = 32
+SHIFT = 33  # least shift that rescaling by high halves takes
 MAX_ROWS = 8
 MAX_COLUMNS = 8
 TILE_MACS = 400_000  # 5 to 10 microseconds of work at the speeds seen
@@ -174,19 +177,50 @@ class DepthwiseLayout:
         return 16 * block + 4 * v + i
 
     @cached_property
-    def scratch_bytes(self) -> int:
-        width = max(g.width for g in self.groups)
-        return self.band_columns * self.row_groups * self.depth * width * np.dtype(self.band_dtype).itemsize
+    def lane_bytes(self) -> int:
+        return self.depth * np.dtype(self.band_dtype).itemsize
 
     @cached_property
-    def splits_parity(self) -> bool:
-        """Whether 64-bit arithmetic takes even and odd lanes apart (vpmuldq)."""
+    def inner_columns(self) -> range:
+        """Columns of the band that lie inside the image."""
+        pad = self.form.pad[1]
+        return range(
+            min(max(pad, 0), self.band_columns), max(0, min(self.band_columns, pad + self.form.in_width))
+        )
+
+    @cached_property
+    def column_tiles(self) -> int:
+        return -(-self.form.out_width // self.config.columns)
+
+    @cached_property
+    def blocks(self) -> int:
+        """Blocks of columns of a row, whose results wait in scratch for being narrowed."""
+        return -(-self.form.out_width // BLOCK_COLUMNS)
+
+    @cached_property
+    def block_tiles(self) -> int:
+        return -(-self.column_tiles // self.blocks)
+
+    @cached_property
+    def _widest(self) -> int:
+        return max(g.width for g in self.groups)
+
+    @cached_property
+    def band_bytes(self) -> int:
+        return self.band_columns * self.row_groups * self.lane_bytes * self._widest
+
+    @cached_property
+    def scratch_bytes(self) -> int:
+        return self.band_bytes + self.block_tiles * self.config.columns * 4 * self._widest
+
+    @cached_property
+    def is_x86(self) -> bool:
         return self.machine.dot in (DotProduct.VNNI, DotProduct.PMADDWD)
 
     @cached_property
     def packs_bytes(self) -> bool:
         """Whether the saturating packs of x86 undo `channel_order`."""
-        return self.output_dtype == self.input_dtype == "uint8" and self.splits_parity
+        return self.output_dtype == self.input_dtype == "uint8" and self.is_x86
 
 
 def _storage(element: ElementType, machine: CpuMachine) -> str:
@@ -244,11 +278,14 @@ class DepthwisePlan:
         packed: dict[str, Array] = {
             "weight": np.concatenate([_pack_weight(layout, g, weight) for g in layout.groups]),
             "bias": np.concatenate([_lanes(layout, g, bias).ravel() for g in layout.groups]).astype(np.int32),
-            "parameters": np.array([stored_zero, zp_out + stored, low + stored, high + stored], np.int32),
         }
+        scale_up = 0
         if f.requantizes:
+            scale_up = int(np.any(np.asarray(constants["shift"]) < SHIFT))
             factors = np.asarray(constants["multiplier"], np.int64), np.asarray(constants["shift"], np.int64)
             packed["rescale"] = np.concatenate([_pack_rescale(layout, g, *factors) for g in layout.groups])
+        parameters = [stored_zero, zp_out + stored, low + stored, high + stored, scale_up]
+        packed["parameters"] = np.array(parameters, np.int32)
         return packed
 
     def build(self) -> bytes:
@@ -278,11 +315,17 @@ def _pack_weight(layout: DepthwiseLayout, group: ChannelGroup, weight: Array) ->
 
 
 def _pack_rescale(layout: DepthwiseLayout, group: ChannelGroup, multiplier: Array, shift: Array) -> Array:
-    """[4, 3, lanes]; with `splits_parity` the even lanes stand before the odd ones."""
-    lanes = _lanes(layout, group, np.stack([multiplier, np.int64(1) << (shift - 1), shift]))
-    if layout.splits_parity:
-        lanes = np.concatenate([lanes[..., 0::2], lanes[..., 1::2]], axis=-1)
-    return np.moveaxis(lanes, 0, 1).ravel()
+    """[4, FACTORS, lanes] int32: multiplier, rounding, shift, limit, scale_up.
+
+    Nested floors compose, so for shift >= 33 rescaling is (floor(a * m / 2**32) + 2**(shift - 33)) >> (shift - 32).
+    A smaller shift is raised to 33, and the accumulator, clamped to +-limit, is multiplied by 2**scale_up
+    before: with limit = 2**(31 - scale_up) - 1, a larger accumulator's result is 2**27 or more, beyond every
+    code. Below shift 8 every accumulator but 0 is beyond every code, so that 8 does as well.
+    """
+    scale_up = np.maximum(0, SHIFT - np.maximum(shift, 8))
+    raised = np.maximum(shift, SHIFT)
+    factors = [multiplier, np.int64(1) << (raised - SHIFT), raised - 32, (1 << (31 - scale_up)) - 1, scale_up]
+    return np.moveaxis(_lanes(layout, group, np.stack(factors)), 0, 1).ravel().astype(np.int32)
 
 
 def plan_depthwise(

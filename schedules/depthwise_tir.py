@@ -1,35 +1,25 @@
-"""The scheduled function of a depthwise convolution: see `depthwise` for the method.
-
-Vectors are written out, so that what each machine must execute stands here by name; LLVM allocates
-registers and orders instructions.
-"""
+"""The loops of a depthwise convolution, scheduled: see `depthwise` for the method."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
-from tvm.target.codegen import llvm_lookup_intrinsic_id
 from tvm.tirx.script.builder import ir as T
 
-from compiler.lowering.machine import DotProduct
-from compiler.numerics.element import ElementType
-from schedules.depthwise import VECTORS, ChannelGroup, DepthwiseLayout
+from schedules.depthwise import FACTORS, VECTORS, ChannelGroup, DepthwiseLayout
+from schedules.depthwise_vectors import Factors, Vector, dot, interleave_rows, narrow, rescale, shuffle
 
-Vector = Any  # TVM's expressions carry no types
-Index = Any
-
-_PACK_WORDS = {4: "llvm.x86.sse2.packssdw.128", 8: "llvm.x86.avx2.packssdw", 16: "llvm.x86.avx512.packssdw.512"}
-_PACK_BYTES = {4: "llvm.x86.sse2.packuswb.128", 8: "llvm.x86.avx2.packuswb", 16: "llvm.x86.avx512.packuswb.512"}
-_MULTIPLY_PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+Index = Any  # TVM's expressions carry no types
 
 
 def depthwise_function(layout: DepthwiseLayout, symbol: str) -> Any:
-    """PrimFunc over the operands of `DepthwisePlan.operands`, all flat."""
+    """PrimFunc over the operands of `DepthwisePlan.operands`, all flat; scratch is bytes."""
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name(symbol)
@@ -38,276 +28,220 @@ def depthwise_function(layout: DepthwiseLayout, symbol: str) -> Any:
     return builder.get()
 
 
-def _call(name: str, dtype: str, *args: Vector) -> Vector:
-    return tirx.call_llvm_pure_intrin(dtype, llvm_lookup_intrinsic_id(name), *args)
+@dataclass(frozen=True, slots=True)
+class _Constants:
+    """What one vector of a group needs for a whole row; it stays in registers."""
+
+    bias: Vector
+    weights: list[Vector]
+    factors: Factors | None
 
 
-def _shuffle(vectors: Sequence[Vector], indices: Sequence[int]) -> Vector:
-    return tirx.Shuffle(list(vectors), [tirx.const(int(i), "int32") for i in indices])
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a group of channels and a band stand: in the image, and in the packed constants."""
 
-
-def _load(buffer: Any, index: Index, dtype: str) -> Vector:
-    return buffer.vload([index], dtype)
-
-
-def _store(buffer: Any, index: Index, value: Vector, count: int) -> None:
-    T.buffer_store(buffer, value, [tirx.Ramp(index, 1, count)])
-
-
-def _interleave(a: Vector, b: Vector, size: int, per_block: int, unit: int = 1) -> list[Vector]:
-    """The low and the high halves of each 128 bits of a and b, units alternating (punpckl and punpckh, zip1
-    and zip2). size: elements of a; per_block: elements in 128 bits; unit: elements that stay together."""
-    halves: list[Vector] = []
-    for high in (0, per_block // 2):
-        indices: list[int] = []
-        for start in range(0, size, per_block):
-            for i in range(start + high, start + high + per_block // 2, unit):
-                indices += [*range(i, i + unit), *range(size + i, size + i + unit)]
-        halves.append(T.bind(_shuffle([a, b], indices)))
-    return halves
+    group: ChannelGroup
+    image: Index
+    band: Index
+    channel: Index
+    lane: Index  # lanes of all groups before
 
 
 class _Kernel:
-    """Emits the statements into the open function."""
+    """Emits its statements into the open function."""
 
     def __init__(self, layout: DepthwiseLayout) -> None:
         self.layout, self.form = layout, layout.form
         f = layout.form
         self.in_pitch = f.input_pitch or f.in_channels
         self.out_pitch = f.output_pitch or f.out_channels
-        self.input = self._operand("input", f.batch * f.in_height * f.in_width * self.in_pitch, layout.input_dtype)
         lanes = sum(g.width for g in layout.groups)
         steps = sum(len(s) for s in layout.steps)
-        self.weight = self._operand("weight", lanes * steps * layout.depth, layout.weight_dtype)
-        self.bias = self._operand("bias", lanes, "int32")
-        self.rescale = self._operand("rescale", 3 * lanes, "int64") if f.requantizes else None
-        self.parameters = self._operand("parameters", 4, "int32")
-        size = f.batch * f.out_height * f.out_width * self.out_pitch
-        self.output = self._operand("output", size, layout.output_dtype)
-        size = layout.scratch_bytes // np.dtype(layout.band_dtype).itemsize
-        self.band = self._operand("scratch", size, layout.band_dtype)
-
-    @staticmethod
-    def _operand(name: str, size: int, dtype: str) -> Any:
-        return T.arg(name, T.buffer((size,), dtype, layout=None))
+        pixels_in, pixels_out = f.batch * f.in_height * f.in_width, f.batch * f.out_height * f.out_width
+        self.input = _operand("input", pixels_in * self.in_pitch, layout.input_dtype)
+        self.weight = _operand("weight", lanes * steps * layout.depth, layout.weight_dtype)
+        self.bias = _operand("bias", lanes, "int32")
+        self.rescale = _operand("rescale", FACTORS * lanes, "int32") if f.requantizes else None
+        self.parameters = _operand("parameters", 5, "int32")
+        self.output = _operand("output", pixels_out * self.out_pitch, layout.output_dtype)
+        self.scratch = _operand("scratch", layout.scratch_bytes, "uint8")
 
     def emit(self) -> None:
-        layout = self.layout
+        layout, per_tile = self.layout, self.layout.config.bands
         with T.parallel(0, self.form.batch * layout.tiles_per_image) as tile:
             image = T.bind(tirx.floordiv(tile, layout.tiles_per_image))
-            first = T.bind(tirx.floormod(tile, layout.tiles_per_image) * layout.config.bands)
-            constants = 0  # lanes of the groups before
+            first = T.bind(tirx.floormod(tile, layout.tiles_per_image) * per_tile)
+            lane = 0
             for group, count in _runs(layout.groups):
                 self._pad_columns(group)
-                with T.serial(0, count) as g:
-                    channel, lane = T.bind(group.start + g * group.width), T.bind(constants + g * group.width)
-                    with T.serial(0, layout.config.bands) as b:
-                        band = T.bind(first + b)
-                        with _when(band < layout.bands, layout.bands % layout.config.bands != 0):
-                            self._gather(group, image, band, channel)
-                            self._contract(group, image, band, channel, lane)
-                constants += count * group.width
+                with T.serial(0, count) as g, T.serial(0, per_tile) as b:
+                    band = T.bind(first + b)
+                    with _when(band < layout.bands, layout.bands % per_tile != 0):
+                        before = g * group.width
+                        place = _Place(group, image, band, T.bind(group.start + before), T.bind(lane + before))
+                        self._gather(place)
+                        self._contract(place)
+                lane += count * group.width
 
-    def _band_index(self, group: ChannelGroup, column: Index, row_group: int) -> Index:
-        return (column * self.layout.row_groups + row_group) * group.width * self.layout.depth
+    def _band_byte(self, group: ChannelGroup, column: Index, row_group: int, v: Index = 0) -> Index:
+        vectors = (column * self.layout.row_groups + row_group) * VECTORS + v
+        return vectors * (group.lanes * self.layout.lane_bytes)
+
+    def _word_byte(self, group: ChannelGroup, slot: Index, v: Index) -> Index:
+        """Results of a block of columns, before narrowing, stand behind the band."""
+        return self.layout.band_bytes + (slot * VECTORS + v) * (4 * group.lanes)
 
     def _pad_columns(self, group: ChannelGroup) -> None:
-        """Columns of the band outside the image hold the zero point for as long as groups keep their width."""
-        layout = self.layout
-        size = group.width * layout.depth * layout.row_groups
-        lanes = group.lanes * layout.depth
-        left, right = self._inner_columns()
-        for begin, end in ((0, left), (right, layout.band_columns)):
+        """Columns of the band outside the image keep the zero point while groups of one width are computed."""
+        layout, size = self.layout, group.lanes * self.layout.depth
+        inner = layout.inner_columns
+        for begin, end in ((0, inner.start), (inner.stop, layout.band_columns)):
             if begin < end:
-                with T.serial(begin * size // lanes, end * size // lanes) as i:
-                    _store(self.band, i * lanes, self._zero_point(layout.band_dtype, lanes), lanes)
+                vectors = layout.row_groups * VECTORS
+                with T.serial(begin * vectors, end * vectors) as i:
+                    zero = self._zero_point(layout.band_dtype, size)
+                    self._store_bytes(i * (group.lanes * layout.lane_bytes), zero, group.lanes * layout.lane_bytes)
 
-    def _inner_columns(self) -> tuple[int, int]:
-        """Columns [begin, end) of the band that lie inside the image."""
-        columns, pad = self.layout.band_columns, self.form.pad[1]
-        return min(max(pad, 0), columns), max(0, min(columns, pad + self.form.in_width))
+    def _zero_point(self, dtype: str, count: int) -> Vector:
+        return tirx.Broadcast(tirx.Cast(dtype, self.parameters[0]), count)
 
-    def _zero_point(self, dtype: str, lanes: int) -> Vector:
-        return tirx.Broadcast(tirx.Cast(dtype, self.parameters[0]), lanes)
-
-    def _gather(self, group: ChannelGroup, image: Index, band: Index, channel: Index) -> None:
+    def _gather(self, at: _Place) -> None:
+        """The input rows of a band, interleaved, into scratch; rows outside the image are the zero point."""
         layout, f = self.layout, self.form
-        top = T.bind(band * (layout.config.rows * f.stride[0]) - f.pad[0])
-        last_band = (layout.bands - 1) * layout.config.rows * f.stride[0] - f.pad[0]
+        top = T.bind(at.band * (layout.config.rows * f.stride[0]) - f.pad[0])
         reach = layout.row_offsets[-1]
-        inside = tirx.all(top >= 0, top + reach < f.in_height)
-        left, right = self._inner_columns()
-        if left >= right:
-            return
 
         def columns(checked: bool) -> None:
-            with T.serial(left, right) as x:
+            with T.serial(layout.inner_columns.start, layout.inner_columns.stop) as x:
                 for row_group in range(layout.row_groups):
-                    first = self._band_index(group, x, row_group)
-                    pixel = (image * f.in_height * f.in_width + x - f.pad[1]) * self.in_pitch + channel
-                    self._gather_lanes(group, first, row_group, top, pixel, checked)
+                    self._gather_column(at, row_group, top, x, checked)
 
-        if f.pad[0] <= 0 and last_band + reach < f.in_height:
-            columns(False)
+        last = (layout.bands - 1) * layout.config.rows * f.stride[0] - f.pad[0]
+        if not layout.inner_columns:
             return
-        with T.If(inside):
+        if f.pad[0] <= 0 and last + reach < f.in_height:
+            columns(checked=False)
+            return
+        with T.If(tirx.all(top >= 0, top + reach < f.in_height)):
             with T.Then():
-                columns(False)
+                columns(checked=False)
             with T.Else():
-                columns(True)
+                columns(checked=True)
 
-    def _gather_lanes(
-        self, group: ChannelGroup, first: Index, row_group: int, top: Index, pixel: Index, checked: bool
-    ) -> None:
-        """Interleaves `depth` rows of one column into the 4 vectors at band[first:]."""
+    def _gather_column(self, at: _Place, row_group: int, top: Index, x: Index, checked: bool) -> None:
         layout, f = self.layout, self.form
-        slots = [row_group * layout.depth + d for d in range(layout.depth)]
-        offsets = [layout.row_offsets[min(s, len(layout.row_offsets) - 1)] for s in slots]
+        pixel = at.image * (f.in_height * f.in_width) + x - f.pad[1]
 
         def load(d: int, begin: int, count: int) -> Vector:
-            row = top + offsets[d]
-            value = _load(self.input, row * f.in_width * self.in_pitch + pixel + begin, f"{layout.input_dtype}x{count}")
+            # A lane's spare rows have weight 0: any row will do for them.
+            offset = layout.row_offsets[min(row_group * layout.depth + d, len(layout.row_offsets) - 1)]
+            row = top + offset
+            index = (row * f.in_width + pixel) * self.in_pitch + at.channel + begin
+            value = self.input.vload([index], f"{layout.input_dtype}x{count}")
             if checked:
                 zero = self._zero_point(layout.input_dtype, count)
                 value = tirx.if_then_else(tirx.all(row >= 0, row < f.in_height), value, zero)
             return T.bind(value)
 
-        for v, vector in enumerate(self._interleave_rows(group.lanes, load)):
-            size = group.lanes * layout.depth
-            _store(self.band, first + v * size, vector, size)
+        for v, vector in enumerate(interleave_rows(layout, at.group.lanes, load)):
+            index = self._band_byte(at.group, x, row_group, v)
+            self._store_bytes(index, vector, at.group.lanes * layout.lane_bytes)
 
-    def _interleave_rows(self, lanes: int, load: Any) -> list[Vector]:
-        """The 4 vectors of a column, from `load(row, first channel, channels)`."""
-        size = VECTORS * lanes
-        match self.layout.depth, self.form.input:
-            case 4, _:
-                rows = [load(d, 0, size) for d in range(4)]
-                top, bottom = _interleave(rows[0], rows[1], size, 16), _interleave(rows[2], rows[3], size, 16)
-                return [v for a, b in zip(top, bottom, strict=True) for v in _interleave(a, b, size, 16, 2)]
-            case 2, ElementType.I8:
-                pairs = _interleave(load(0, 0, size), load(1, 0, size), size, 16)
-                zero = tirx.Broadcast(tirx.const(0, "uint8"), size)
-                widened = [v for p in pairs for v in _interleave(p, zero, size, 16)]
-                return [tirx.reinterpret(f"int16x{2 * lanes}", v) for v in widened]
-            case 2, _:
-                half = 2 * lanes
-                parts = [[load(d, half * h, half) for d in range(2)] for h in range(2)]
-                return [v for a, b in parts for v in _interleave(a, b, half, 8)]
-            case _:
-                return [tirx.Cast(f"int16x{lanes}", load(0, v * lanes, lanes)) for v in range(VECTORS)]
-
-    def _contract(self, group: ChannelGroup, image: Index, band: Index, channel: Index, lane: Index) -> None:
+    def _contract(self, at: _Place) -> None:
+        """The output rows of a band, each in blocks of columns: vector by vector, then narrowed together."""
         layout, f = self.layout, self.form
-        columns = layout.config.columns
-        steps = sum(len(s) for s in layout.steps)
-        weights = T.bind(lane * (steps * layout.depth))
-        done = 0
-        for row in range(layout.config.rows):
-            oh = band * layout.config.rows + row
-            with _when(oh < f.out_height, f.out_height % layout.config.rows != 0):
-                with T.serial(0, -(-f.out_width // columns)) as i:
-                    ow = T.bind(tirx.min(i * columns, f.out_width - columns))
-                    pixel = T.bind(((image * f.out_height + oh) * f.out_width + ow) * self.out_pitch + channel)
-                    first = weights + done * group.width * layout.depth
-                    self._tile(group, row, ow, first, lane, pixel)
-            done += len(layout.steps[row])
+        rows, steps = layout.config.rows, sum(len(s) for s in layout.steps)
+        weights = T.bind(at.lane * (steps * layout.depth))
+        for row in range(rows):
+            oh = at.band * rows + row
+            with _when(oh < f.out_height, f.out_height % rows != 0):
+                pixel = T.bind((at.image * f.out_height + oh) * f.out_width)
+                with T.serial(0, layout.blocks) as block:
+                    tile = T.bind(block * layout.block_tiles)
+                    count = T.bind(tirx.min(layout.block_tiles, layout.column_tiles - tile))
+                    if f.requantizes:
+                        with T.If(self.parameters[4] == 0):
+                            with T.Then():
+                                self._block(at, row, weights, tile, count, scale_up=False)
+                            with T.Else():
+                                self._block(at, row, weights, tile, count, scale_up=True)
+                    else:
+                        self._block(at, row, weights, tile, count, scale_up=False)
+                    with T.serial(0, count) as i:
+                        self._narrow(at, pixel, tile, i)
+            weights = T.bind(weights + len(layout.steps[row]) * at.group.width * layout.depth)
 
-    def _tile(self, group: ChannelGroup, row: int, ow: Index, weights: Index, lane: Index, pixel: Index) -> None:
-        """`columns` neighbouring outputs of one row; each 4 vectors."""
-        f, columns = self.form, range(self.layout.config.columns)
-        results: list[list[Vector]] = [[] for _ in columns]
-        for v in range(VECTORS):
-            accumulators = self._accumulate(group, row, v, ow, weights, lane)
-            for c in columns:
-                a = accumulators[c]
-                results[c].append(self._rescaled(group.lanes, a, lane * 3 + v * 3 * group.lanes) if f.requantizes else a)
-        for c in columns:
-            value, size = self._narrow(group, results[c]), group.stored
-            if size < group.width:
-                value = _shuffle([value], range(size))
-            _store(self.output, pixel + c * self.out_pitch, value, size)
+    def _column(self, tile: Index) -> Index:
+        """First output column of a tile; the last one overlaps its neighbour where columns do not divide."""
+        columns = self.layout.config.columns
+        return tirx.min(tile * columns, self.form.out_width - columns)
+
+    def _block(self, at: _Place, row: int, weights: Index, tile: Index, count: Index, scale_up: bool) -> None:
+        with T.serial(0, VECTORS) as v:
+            constants = self._constants(at, row, weights, v)
+            with T.serial(0, count) as i:
+                self._accumulate(at, row, v, self._column(tile + i), i, constants, scale_up)
+
+    def _constants(self, at: _Place, row: int, weights: Index, v: Index) -> _Constants:
+        layout, lanes = self.layout, at.group.lanes
+        size = lanes * layout.depth
+
+        def words(buffer: Any, index: Index) -> Vector:
+            return T.bind(buffer.vload([index], f"int32x{lanes}"))
+
+        taps = [
+            T.bind(self.weight.vload([weights + (s * VECTORS + v) * size], f"{layout.weight_dtype}x{size}"))
+            for s in range(len(layout.steps[row]))
+        ]
+        factors = None
+        if self.form.requantizes:
+            first = (at.lane + v * lanes) * FACTORS
+            factors = Factors(*(words(self.rescale, first + i * lanes) for i in range(FACTORS)))
+        return _Constants(words(self.bias, at.lane + v * lanes), taps, factors)
 
     def _accumulate(
-        self, group: ChannelGroup, row: int, v: int, ow: Index, weights: Index, lane: Index
-    ) -> list[Vector]:
-        layout, f, size = self.layout, self.form, group.lanes * self.layout.depth
-        start = T.bind(_load(self.bias, lane + v * group.lanes, f"int32x{group.lanes}"))
-        accumulators = [start for _ in range(layout.config.columns)]
-        for step, (kw, row_group) in enumerate(layout.steps[row]):
-            w = T.bind(_load(self.weight, weights + (step * VECTORS + v) * size, f"{layout.weight_dtype}x{size}"))
-            for c in range(layout.config.columns):
-                column = (ow + c) * f.stride[1] + kw * f.dilation[1]
-                index = self._band_index(group, column, row_group) + v * size
-                x = _load(self.band, index, f"{layout.band_dtype}x{size}")
-                accumulators[c] = T.bind(self._dot(group.lanes, accumulators[c], x, w))
-        return accumulators
+        self, at: _Place, row: int, v: Index, ow: Index, slot: Index, constants: _Constants, scale_up: bool
+    ) -> None:
+        """Vector v of a tile of columns, rescaled, into scratch."""
+        layout, f, lanes = self.layout, self.form, at.group.lanes
+        columns = range(layout.config.columns)
+        first = T.bind(ow * f.stride[1])
+        values = [constants.bias for _ in columns]
+        dtype = f"{layout.band_dtype}x{lanes * layout.depth}"
+        for w, (kw, row_group) in zip(constants.weights, layout.steps[row], strict=True):
+            for c in columns:
+                column = first + (c * f.stride[1] + kw * f.dilation[1])
+                index = self._band_byte(at.group, column, row_group, v)
+                x = self._load_bytes(index, dtype, lanes * layout.lane_bytes)
+                values[c] = dot(layout, lanes, values[c], x, w)
+        for c in columns:
+            if constants.factors is not None:
+                values[c] = rescale(layout, lanes, values[c], constants.factors, scale_up)
+            index = self._word_byte(at.group, slot * layout.config.columns + c, v)
+            self._store_bytes(index, values[c], 4 * lanes)
 
-    def _dot(self, lanes: int, accumulator: Vector, x: Vector, w: Vector) -> Vector:
-        """accumulator + the sums of `depth` neighbouring products, modulo 2**32."""
-        i32, u32 = f"int32x{lanes}", f"uint32x{lanes}"
+    def _narrow(self, at: _Place, pixel: Index, tile: Index, slot: Index) -> None:
+        """The codes of a tile of columns, out of the words in scratch."""
+        layout, group = self.layout, at.group
+        first = T.bind((pixel + self._column(tile + slot)) * self.out_pitch + at.channel)
+        for c in range(layout.config.columns):
+            indices = [self._word_byte(group, slot * layout.config.columns + c, v) for v in range(VECTORS)]
+            vectors = [T.bind(self._load_bytes(i, f"int32x{group.lanes}", 4 * group.lanes)) for i in indices]
+            codes = narrow(layout, group.lanes, vectors, self.parameters)
+            if group.stored < group.width:
+                codes = shuffle([codes], range(group.stored))
+            T.buffer_store(self.output, codes, [tirx.Ramp(first + c * self.out_pitch, 1, group.stored)])
 
-        def add(value: Vector) -> Vector:  # unsigned: LLVM takes overflow of signed sums for undefined
-            return tirx.reinterpret(i32, tirx.reinterpret(u32, accumulator) + tirx.reinterpret(u32, value))
+    def _store_bytes(self, byte: Index, value: Vector, count: int) -> None:
+        T.buffer_store(self.scratch, tirx.reinterpret(f"uint8x{count}", value), [tirx.Ramp(byte, 1, count)])
 
-        match self.layout.machine.dot, self.layout.depth:
-            case DotProduct.VNNI, 4:
-                return _call(f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", i32, accumulator, x, w)
-            case DotProduct.VNNI, _:
-                return _call(f"llvm.x86.avx512.vpdpwssd.{32 * lanes}", i32, accumulator, x, w)
-            case DotProduct.PMADDWD, 2:
-                return add(_call(_MULTIPLY_PAIRS[lanes], i32, x, w))
-            case DotProduct.SDOT, 4:
-                return _call(f"llvm.aarch64.neon.sdot.v{lanes}i32.v{4 * lanes}i8", i32, accumulator, x, w)
-            case _:
-                return add(tirx.Cast(i32, x) * tirx.Cast(i32, w))
+    def _load_bytes(self, byte: Index, dtype: str, count: int) -> Vector:
+        return tirx.reinterpret(dtype, self.scratch.vload([byte], f"uint8x{count}"))
 
-    def _rescaled(self, lanes: int, accumulator: Vector, index: Index) -> Vector:
-        """floor(accumulator * multiplier / 2**shift + 1/2), low 32 bits."""
-        parity = self.layout.splits_parity
-        count = lanes // 2 if parity else lanes
-        i64 = f"int64x{count}"
-        thirty_two = tirx.Broadcast(tirx.const(32, "int64"), count)
 
-        def constants(part: int, half: int) -> Vector:
-            return _load(self.rescale, index + part * lanes + half * count, i64)
-
-        def low(x: Vector) -> Vector:  # what vpmuldq reads of a 64-bit lane
-            return (x << thirty_two) >> thirty_two
-
-        def scaled(x: Vector, half: int) -> Vector:
-            product = x * low(constants(0, half))
-            return (product + constants(1, half)) >> constants(2, half)
-
-        if not parity:
-            return T.bind(tirx.Cast(f"int32x{lanes}", scaled(tirx.Cast(i64, accumulator), 0)))
-        pairs = T.bind(tirx.reinterpret(i64, accumulator))
-        halves = [scaled(low(pairs), 0), scaled(pairs >> thirty_two, 1)]
-        words = [T.bind(tirx.reinterpret(f"int32x{lanes}", h)) for h in halves]
-        return T.bind(_shuffle(words, [(i % 2) * lanes + i - i % 2 for i in range(lanes)]))
-
-    def _narrow(self, group: ChannelGroup, vectors: list[Vector]) -> Vector:
-        """Codes of a group in the order of channels, as they are stored."""
-        lanes, width, f = group.lanes, group.width, self.form
-        if self.layout.packs_bytes:
-            return self._narrow_bytes(lanes, vectors)
-        position = np.argsort(self.layout.channel_order(lanes).ravel())
-        values = T.bind(_shuffle(vectors, [int(p) for p in position]))
-        if f.requantizes:
-            zero, low, high = (self.parameters[i] for i in (1, 2, 3))
-            bound = tirx.max(tirx.min(values, tirx.Broadcast(high - zero, width)), tirx.Broadcast(low - zero, width))
-            values = bound + tirx.Broadcast(zero, width)
-        return tirx.Cast(f"{self.layout.output_dtype}x{width}", values)
-
-    def _narrow_bytes(self, lanes: int, vectors: list[Vector]) -> Vector:
-        """Saturating packs restore the order of channels. Saturation to int16 keeps the result: a value
-        beyond it is beyond every bound whatever the zero point is."""
-        words, byte = f"int16x{2 * lanes}", f"uint8x{4 * lanes}"
-        zero = tirx.Broadcast(tirx.Cast("int16", self.parameters[1]), 2 * lanes)
-        pairs = [_call(_PACK_WORDS[lanes], words, *vectors[i : i + 2]) for i in (0, 2)]
-        pairs = [_call(f"llvm.sadd.sat.v{2 * lanes}i16", words, p, zero) for p in pairs]
-        value = tirx.reinterpret(byte, _call(_PACK_BYTES[lanes], f"int8x{4 * lanes}", *pairs))
-        low, high = (tirx.Broadcast(tirx.Cast("uint8", self.parameters[i]), 4 * lanes) for i in (2, 3))
-        return tirx.max(tirx.min(value, high), low)
+def _operand(name: str, size: int, dtype: str) -> Any:
+    return T.arg(name, T.buffer((size,), dtype, layout=None))
 
 
 def _runs(groups: Sequence[ChannelGroup]) -> list[tuple[ChannelGroup, int]]:
