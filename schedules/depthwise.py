@@ -211,7 +211,7 @@ class DepthwiseLayout:
 
     @cached_property
     def scratch_bytes(self) -> int:
-        return self.band_bytes + self.block_tiles * self.config.columns * 4 * self._widest
+        return self.band_bytes + 64 + self.block_tiles * self.config.columns * 4 * self._widest
 
     @cached_property
     def is_x86(self) -> bool:

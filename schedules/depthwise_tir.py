@@ -90,7 +90,7 @@ class _Kernel:
 
     def _word_byte(self, group: ChannelGroup, slot: Index, v: Index) -> Index:
         """Results of a block of columns, before narrowing, stand behind the band."""
-        return self.layout.band_bytes + (slot * VECTORS + v) * (4 * group.lanes)
+        return self.layout.band_bytes + 64 + (slot * VECTORS + v) * (4 * group.lanes)
 
     def _pad_columns(self, group: ChannelGroup) -> None:
         """Columns of the band outside the image keep the zero point while groups of one width are computed."""
