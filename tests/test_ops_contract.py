@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -28,10 +27,9 @@ from compiler.ops import OPS
 from tests.op_cases import OpCase, all_cases
 
 CASES = all_cases()
-F = TypeVar("F", bound=Callable[..., None])
 
 
-def for_each_operator(law: F) -> F:
+def for_each_operator(law: Callable[[str, st.DataObject], None]) -> Callable[..., None]:
     """Runs a law (mnemonic, data) on random cases of each operator."""
     drawn = settings(max_examples=30, deadline=None)(given(data=st.data())(law))
     return pytest.mark.parametrize("mnemonic", sorted(CASES))(drawn)
@@ -169,7 +167,7 @@ def evaluate_lowered(lowered: Lowered, arrays: tuple[Array, ...]) -> list[Array]
     return [outputs[b.name] for b in form.buffers if b.role is Role.OUTPUT]
 
 
-def evaluate_convolution(form: Convolution, x: Array, constants: dict[str, Array]) -> Array:
+def evaluate_convolution(form: Convolution, x: Array, constants: Mapping[str, Array]) -> Array:
     """What the docstring of `Convolution` says, in float64 (sums stay below 2**53)."""
     zero_in, zero_out, low, high = (int(p) for p in constants["parameters"])
     x = x.reshape(form.batch, form.in_height, form.in_width, form.in_channels)
