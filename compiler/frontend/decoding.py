@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def decode_attributes(node: NodeProto, model: Path) -> dict[str, Any]:
 def _attribute(attribute: AttributeProto, model: Path) -> Any:
     from onnx import helper
 
-    value = cast("Any", helper.get_attribute_value(attribute))
+    value: Any = helper.get_attribute_value(attribute)
     if attribute.type == attribute.TENSOR:
         return decode_tensor(attribute.t, model)
     if isinstance(value, bytes):

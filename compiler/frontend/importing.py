@@ -258,7 +258,7 @@ def _inferred_types(model: Model, inputs: Sequence[Value]) -> Mapping[str, Tenso
                 dims.dim.add().dim_value = extent
     try:
         graph = shape_inference.infer_shapes(proto, data_prop=True).graph
-    except (RuntimeError, ValueError):
+    except (shape_inference.InferenceError, RuntimeError, ValueError):
         return {}
     infos = cast("Iterable[ValueInfoProto]", [*graph.value_info, *graph.output])
     types: Mapping[str, Any] = {i.name: static_type(i.type) for i in infos}

@@ -139,8 +139,8 @@ def _check_external_data(path: Path, proto: ModelProto) -> None:
         end, size = place.offset + (place.length or 0), place.path.stat().st_size
         if size < end:
             raise BitloomError(
-                f'{path}: external data is cut off: tensor "{tensor.name}" needs bytes {place.offset} to {end} '
-                f"of {place.path}, which has {size}",
+                f'{path}: external data is cut off: tensor "{tensor.name}" needs bytes {place.offset} to '
+                f"{end} of {place.path}, which has {size}",
                 "copy or download the data file again",
             )
     if missing:
@@ -162,7 +162,7 @@ def _opset(proto: ModelProto) -> int:
 def _converted(path: Path, proto: ModelProto) -> ModelProto:
     """The model in an opset that the importers know."""
     import onnx
-    from onnx import version_converter
+    from onnx import shape_inference, version_converter
 
     opset, newest = _opset(proto), onnx.defs.onnx_opset_version()
     if opset > newest:
@@ -173,11 +173,12 @@ def _converted(path: Path, proto: ModelProto) -> ModelProto:
     if opset >= OLDEST_OPSET:
         return proto
     try:
-        return version_converter.convert_version(proto, OLDEST_OPSET)
-    except RuntimeError as error:
+        # The converter needs shapes to turn the broadcasting of old models into today's.
+        return version_converter.convert_version(shape_inference.infer_shapes(proto), OLDEST_OPSET)
+    except (RuntimeError, shape_inference.InferenceError) as error:
         raise BitloomError(
             f"{path}: opset {opset} is older than {OLDEST_OPSET}, and onnx cannot convert it: "
-            f"{str(error).strip().splitlines()[0]}",
+            f"{_reason(error)}",
             f"export the model with opset {OLDEST_OPSET} or higher",
         ) from None
 
@@ -192,6 +193,11 @@ def _inlined(path: Path, proto: ModelProto) -> ModelProto:
         return inliner.inline_local_functions(proto, convert_version=True)
     except RuntimeError as error:
         raise BitloomError(
-            f"{path}: its local functions cannot be inlined: {str(error).strip().splitlines()[0]}",
+            f"{path}: its local functions cannot be inlined: {_reason(error)}",
             "export the model without functions (export_modules_as_functions=False)",
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """What an assertion of onnx says, without the place in its sources."""
+    return str(error).split("failed: ", 1)[-1].strip().splitlines()[0]
