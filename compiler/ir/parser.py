@@ -24,7 +24,7 @@ _STRING = r'"(?:[^"\\]|\\.)*"'
 _TOKEN = re.compile(
     rf"""\s*(?:(?P<dense>dense<[^>]*>)
     | (?P<string>{_STRING})
-    | (?P<value>%(?:{_STRING}|[A-Za-z_0-9.:/\-]+))
+    | (?P<value>%(?:{_STRING}|[A-Za-z_0-9.:/\-]*[A-Za-z_0-9./\-]))
     | (?P<number>[-+]?(?:inf|nan|\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?![A-Za-z_]))
     | (?P<word>[A-Za-z_][A-Za-z_0-9]*)
     | (?P<punctuation>[{{}}()\[\]<>=:,@]))""",

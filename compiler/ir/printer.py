@@ -16,7 +16,8 @@ from compiler.ir.types import TensorType, quantization_text
 from compiler.numerics.element import ElementType
 from compiler.numerics.quantization import QuantizedType
 
-PLAIN_NAME = re.compile(r"[A-Za-z_0-9.:/\-]+")
+# A colon inside a name is plain; behind it, it would run into the one before a type.
+PLAIN_NAME = re.compile(r"[A-Za-z_0-9.:/\-]*[A-Za-z_0-9./\-]")
 
 
 def graph_text(graph: Graph, elide_above: int | None = None) -> str:
