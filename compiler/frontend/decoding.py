@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compiler.frontend.reading import ExternalData
+from compiler.frontend.reading import ExternalData, is_external
 from compiler.ir.types import TensorType, f32
 from compiler.numerics.element import Array
 
@@ -22,7 +22,7 @@ def decode_tensor(tensor: TensorProto, model: Path) -> Array:
     """The tensor's numbers. External data is mapped, not read. model: the model's file."""
     from onnx import helper, numpy_helper
 
-    if tensor.data_location != tensor.EXTERNAL:
+    if not is_external(tensor):
         return numpy_helper.to_array(tensor)
     place, shape = ExternalData.of(tensor, model), tuple(tensor.dims)
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)

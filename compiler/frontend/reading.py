@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,15 @@ class Model:
     def opset(self) -> int:
         """Version of the standard operators."""
         return _opset(self.proto)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of all that the model is, external data included; names of files do not count."""
+        digest = hashlib.sha256(self.proto.SerializeToString(deterministic=True))
+        places = (ExternalData.of(t, self.path) for t in tensors(self.proto.graph) if is_external(t))
+        for file in dict.fromkeys(place.path for place in places):
+            digest.update(file.read_bytes())
+        return digest.digest()
 
     def error(self, message: str, hint: str | None = None) -> BitloomError:
         return BitloomError(f"{self.path}: {message}", hint)
@@ -108,6 +118,10 @@ def _parse(path: Path, data: bytes) -> ModelProto:
     return proto
 
 
+def is_external(tensor: TensorProto) -> bool:
+    return tensor.data_location == tensor.EXTERNAL
+
+
 def tensors(graph: GraphProto) -> Iterator[TensorProto]:
     """Initializers and tensor attributes, of subgraphs too."""
     yield from graph.initializer
@@ -130,7 +144,7 @@ def _check_external_data(path: Path, proto: ModelProto) -> None:
     """Errors: BitloomError where files are missing or too short; it lists each file once."""
     missing: dict[Path, list[str]] = {}
     for tensor in tensors(proto.graph):
-        if tensor.data_location != tensor.EXTERNAL:
+        if not is_external(tensor):
             continue
         place = ExternalData.of(tensor, path)
         if not place.path.is_file():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +14,7 @@ import numpy as np
 from compiler.frontend.probing import serialized_with_outputs
 from compiler.frontend.reading import Model
 from compiler.ir.diagnostics import BitloomError
-from compiler.ir.graph import Value
+from compiler.ir.graph import Graph, Value
 from compiler.numerics.element import Array
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def tensor_stream(
     computed = [name for name in wanted if name not in inputs]
     for sample in samples:
         feeds = {name: np.asarray(array, dtypes[name]) for name, array in sample.items() if name in dtypes}
-        results = cast("Sequence[Array]", session.run(computed, feeds)) if computed else []
+        with _explaining(model):
+            results = cast("Sequence[Array]", session.run(computed, feeds)) if computed else []
         found = {name: np.asarray(r, np.float32) for name, r in zip(computed, results, strict=True)}
         yield {name: found[name] if name in found else sample[name] for name in wanted}
 
@@ -58,30 +60,34 @@ def _session(model: Model, names: Sequence[str]) -> onnxruntime.InferenceSession
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(model.path.parent.absolute())
     )
-    try:
+    with _explaining(model):
         return onnxruntime.InferenceSession(
             serialized_with_outputs(model, names), options, providers=["CPUExecutionProvider"]
         )
-    except _onnxruntime_errors() as error:
-        raise model.error(f"onnxruntime cannot run the model, so it cannot be calibrated: {error}") from error
 
 
-def _onnxruntime_errors() -> tuple[type[Exception], ...]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    names = (
-        "Fail",
-        "InvalidArgument",
-        "InvalidGraph",
-        "InvalidProtobuf",
-        "NotImplemented",
-        "RuntimeException",
+@contextmanager
+def _explaining(model: Model) -> Generator[None]:
+    """Turns errors of onnxruntime, which share no base class, into a BitloomError."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import (  # pyright: ignore[reportMissingModuleSource]
+        Fail,
+        InvalidArgument,
+        InvalidGraph,
+        NotImplemented,
+        RuntimeException,
     )
-    return tuple(getattr(state, name) for name in names)
+
+    try:
+        yield
+    except (Fail, InvalidArgument, InvalidGraph, NotImplemented, RuntimeException) as error:
+        raise model.error(
+            f"onnxruntime cannot run the model, so it cannot be calibrated: {error}",
+            "check the model: python -m onnx.bin.checker FILE",
+        ) from error
 
 
-def read_calibration(source: Source, inputs: Sequence[Value]) -> list[Sample]:
-    """Samples in the shapes of the graph's `inputs`, float32.
+def read_calibration(source: Source, graph: Graph) -> list[Sample]:
+    """Samples in the shapes of the graph's inputs, float32.
 
     A longer leading axis is split: [100, 3, 32, 32] is a hundred samples for an input [1, 3, 32, 32].
     Arrays without a name are the model's inputs in order (`arr_0`, `arr_1` in a file).
@@ -91,7 +97,8 @@ def read_calibration(source: Source, inputs: Sequence[Value]) -> list[Sample]:
     origin = f"calibration {source}" if isinstance(source, str | PathLike) else "calibration"
     samples: list[Sample] = []
     for entry in _entries(source, origin):
-        samples.extend(_split(_named(entry, inputs, origin), inputs, origin, len(samples)))
+        arrays = _named(entry, graph.inputs, origin)
+        samples.extend(_split(arrays, graph.inputs, origin, len(samples)))
     if not samples:
         raise BitloomError(f"{origin}: there are no samples", "give at least one; a hundred are better")
     return samples
@@ -167,7 +174,7 @@ def _parts(array: Array, value: Value, origin: str) -> Sequence[Array]:
             "a leading axis that is a multiple of the model's is split into samples" if shape else None,
         )
     with np.errstate(over="ignore"):  # Infinity is found by `_check_finite`.
-        return array.astype(np.float32, copy=False).reshape(-1, *shape)
+        return list(array.astype(np.float32, copy=False).reshape(-1, *shape))
 
 
 def _check_finite(array: Array, where: str) -> None:
