@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,17 +58,23 @@ def convolve(x: Array, weight: Array, window: Window, groups: int) -> Array:
     no copy of the input per tap (im2col), which keeps large images in memory.
     """
     top, left, bottom, right = window.pads
+    out_h, out_w = window.output(x.shape[1], x.shape[2])
     x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    result = np.zeros((x.shape[0], out_h, out_w, weight.shape[0]), x.dtype)
+    for i, j, tap in taps(x, window):
+        result += _tap(tap, weight[:, i, j, :], groups)
+    return result
+
+
+def taps(x: Array, window: Window) -> Iterator[tuple[int, int, Array]]:
+    """Row and column in the kernel, and what the window sees there: views [N, OH, OW, C] of the padded x."""
     out_h, out_w = Window(window.kernel, window.stride, window.dilation).output(x.shape[1], x.shape[2])
-    out_channels, kernel_h, kernel_w, _ = weight.shape
-    result = np.zeros((x.shape[0], out_h, out_w, out_channels), x.dtype)
-    for i in range(kernel_h):
-        for j in range(kernel_w):
+    for i in range(window.kernel[0]):
+        for j in range(window.kernel[1]):
             row, column = i * window.dilation[0], j * window.dilation[1]
             rows = slice(row, row + (out_h - 1) * window.stride[0] + 1, window.stride[0])
             columns = slice(column, column + (out_w - 1) * window.stride[1] + 1, window.stride[1])
-            result += _tap(x[:, rows, columns, :], weight[:, i, j, :], groups)
-    return result
+            yield i, j, x[:, rows, columns, :]
 
 
 def _tap(x: Array, weight: Array, groups: int) -> Array:

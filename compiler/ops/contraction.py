@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compiler.ir.op import QuantizedOperand, expect
+from compiler.ir.op import Op, Quantized, QuantizedOperand, Refusal, expect
 from compiler.ir.types import TensorType, quantized
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.fixed_point import nearest_factors, requantize
@@ -114,6 +114,17 @@ def quantize_weights(
             return QuantizedWeights(weight_type, codes, b_type, b_codes.astype(np.int32))
         scales = scales * np.maximum(1.0, worst / INT32_LIMIT * 1.001)
     raise ValueError("no weight scale keeps the accumulator in int32")
+
+
+def quantize_contraction(
+    op: Op, inputs: Sequence[QuantizedOperand], weights: ElementType
+) -> Quantized | Refusal:
+    """For `Op.quantize`: the integer operator `op` with weight (input 1) and bias (input 2) as codes."""
+    if inputs[1].constant is None or (len(inputs) == 3 and inputs[2].constant is None):
+        return Refusal("weight or bias is computed at run time")
+    bias = inputs[2] if len(inputs) == 3 else None
+    q = quantize_weights(inputs[0].type, inputs[1], bias, weights)
+    return Quantized(op, {1: (q.weight_type, q.weight), 2: (q.bias_type, q.bias)})
 
 
 def worst_accumulators(x: TensorType, weight: Array, bias: Array) -> Array:

@@ -29,9 +29,12 @@ from compiler.ops.contraction import (
     form_constants,
     output_type,
     overflow_reason,
-    quantize_weights,
+    quantize_contraction,
     requantized,
 )
+from compiler.ops.importing import OnnxNode, Results, imports
+from compiler.ops.layout import channels_first, channels_last
+from compiler.ops.window import import_window
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +95,7 @@ class Conv2D(Op):
     def quantize(
         self, inputs: Sequence[QuantizedOperand], to: Sequence[QuantizedType], weights: ElementType
     ) -> Quantized | Refusal:
-        if inputs[1].constant is None:
-            return Refusal("the weights are computed at run time")
-        bias = inputs[2] if len(inputs) == 3 else None
-        q = quantize_weights(inputs[0].type, inputs[1], bias, weights)
-        constants = {1: (q.weight_type, q.weight), 2: (q.bias_type, q.bias)}
-        return Quantized(replace(self, to=to[0]), constants)
+        return quantize_contraction(replace(self, to=to[0]), inputs, weights)
 
     def lower(self, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Lowered:
         x, weight, y = inputs[0], inputs[1], outputs[0]
@@ -129,3 +127,21 @@ class Conv2D(Op):
 def pitch(operand: Operand) -> int | None:
     """Elements between neighbouring pixels of an NHWC operand; None where it is dense."""
     return None if operand.strides is None else operand.strides[2]
+
+
+@imports("Conv")
+def import_conv(node: OnnxNode) -> Results:
+    """x [N, C, spatial...] * weight [O, C/group, spatial...] + bias [O]; weight and bias are constants."""
+    x, weight = node.value(0), node.array(1)
+    if weight.ndim != x.type.rank:
+        raise node.error(f"input is {x.type}, the weight has shape {list(weight.shape)}: ranks differ")
+    rank, pixels = x.type.rank, channels_last(node, x)
+    window = import_window(node, pixels, weight.shape[2:])
+    groups = node.integer("group", 1)
+    # OIHW -> OHWI; a single spatial axis is the width.
+    ohwi = weight.reshape(*weight.shape[:2], *window.kernel).transpose(0, 2, 3, 1)
+    operands = [pixels, node.constant(ohwi, f"{node.name}.weight")]
+    if node.has(2):
+        operands.append(node.constant(node.array(2), f"{node.name}.bias"))
+    y = node.emit(Conv2D(window.stride, window.pads, window.dilation, groups), *operands)
+    return (channels_first(node, y, rank),)
