@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -103,24 +104,26 @@ def import_concat(node: OnnxNode) -> Results:
 
 @imports("Split")
 def import_split(node: OnnxNode) -> Results:
-    """Sizes are an attribute before opset 13, an input since; absent, the parts are equal, but for a shorter
-    last one."""
+    """All parts, also those that nobody reads: `node.outputs` ends with the last that is read."""
     x = node.value(0)
     (axis,) = _axes(node, (node.integer("axis", 0),), x.type.rank)
-    extent, parts = x.type.shape[axis], len(node.outputs)
-    if node.has(1):
-        sizes = node.integers(1)
-    elif "split" in node.attributes:
-        sizes = node.tuple_of("split")
-    else:
-        size = -(-extent // parts)
-        sizes = (*[size] * (parts - 1), extent - size * (parts - 1))
-    if len(sizes) != parts or sum(sizes) != extent or min(sizes) <= 0:
+    sizes = _split_sizes(node, x.type.shape[axis])
+    if len(sizes) < len(node.outputs) or sum(sizes) != x.type.shape[axis] or min(sizes) <= 0:
         raise node.error(f"parts of {list(sizes)} do not make axis {axis} of {x.type}")
-    starts = np.cumsum([0, *sizes])
-    return [
-        _sliced(node, x, {axis: range(int(a), int(b))}) for a, b in zip(starts[:-1], starts[1:], strict=True)
-    ]
+    ends = accumulate(sizes)
+    return [_sliced(node, x, {axis: range(end - size, end)}) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _split_sizes(node: OnnxNode, extent: int) -> tuple[int, ...]:
+    """An attribute before opset 13, an input since; absent, the parts are equal, but for a shorter last one
+    (their number is an attribute since opset 18)."""
+    if node.has(1):
+        return node.integers(1)
+    if "split" in node.attributes:
+        return node.tuple_of("split")
+    parts = node.integer("num_outputs", len(node.outputs))
+    size = -(-extent // parts)
+    return (*[size] * (parts - 1), extent - size * (parts - 1))
 
 
 @imports("Slice")

@@ -107,7 +107,7 @@ class Slice(_Move):
         expect(len(ranks) == 1, f"slice of {len(self.begin)} axes from {x}")
         for d, (begin, count, step) in enumerate(zip(self.begin, self.shape, self.step, strict=True)):
             last = begin + (count - 1) * step
-            inside = count > 0 and step != 0 and 0 <= min(begin, last) and max(begin, last) < x.shape[d]
+            inside = count > 0 and step != 0 and min(begin, last) >= 0 and max(begin, last) < x.shape[d]
             expect(inside, f"slice of {count} from {begin} by {step} leaves axis {d} of {x}")
         return (x.with_shape(self.shape),)
 
