@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar, Literal
 
@@ -26,7 +26,7 @@ from compiler.loops.form import Buffer, LoopForm, Role, Stage
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.quantization import QuantizedType, quantize_array
 from compiler.ops.operands import Sources, constants_in, integer_or_refusal, load_broadcast, output_buffer
-from compiler.ops.shape import activation_buffers
+from compiler.ops.shape import activation_buffers, unpermuted
 
 I32 = ElementType.I32
 
@@ -62,6 +62,9 @@ class Concat(Op):
             )
         total = sum(x.shape[self.axis] for x in inputs)
         return (first.with_shape((*first.shape[: self.axis], total, *first.shape[self.axis + 1 :])),)
+
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        return Concat(permutation[self.axis])
 
     def _others(self, x: TensorType) -> Shape:
         """The extents that all inputs share."""
@@ -111,6 +114,9 @@ class Slice(_Move):
             expect(inside, f"slice of {count} from {begin} by {step} leaves axis {d} of {x}")
         return (x.with_shape(self.shape),)
 
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        return Slice(*(unpermuted(t, permutation) for t in (self.begin, self.shape, self.step)))
+
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         index = [
             begin + np.arange(count) * step
@@ -156,6 +162,10 @@ class Pad(_Move):
             expect(fits, f"cannot reflect {most} elements of axis {d} of {x}")
         sums = zip(self.before, x.shape, self.after, strict=True)
         return (x.with_shape(tuple(b + n + a for b, n, a in sums)),)
+
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        before, after = (unpermuted(t, permutation) for t in (self.before, self.after))
+        return replace(self, before=before, after=after)
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (self._padded(arrays[0], self.value),)
