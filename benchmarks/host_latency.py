@@ -1,7 +1,9 @@
 """Latency on this machine: bitloom beside onnxruntime int8 and float32, in one process, by turns.
 
 Every round times each contender once, in alternating order; ratios are taken within a round, so that a
-machine that slows down or speeds up does so to both sides. From the repository's root:
+machine that slows down or speeds up does so to both sides. The column `others` is the number of processors
+that other processes kept busy meanwhile: figures with more than about 0.1 there, above all those of two
+threads and more, say little. From the repository's root:
 
     python -m benchmarks.host_latency squeezenet1_1 resnet50 --threads 1 2
     python -m benchmarks.host_latency path/to/model.onnx --peers-only --json
@@ -35,10 +37,14 @@ LEAST_RUNS = 3
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """slots_ms: one figure per round, the median of that slot's runs."""
+    """slots_ms: one figure per round, the median of that slot's runs.
+
+    others: processors that other processes kept busy while this and its rivals were timed.
+    """
 
     model: str
     threads: int
+    others: float
     contender: str
     slots_ms: tuple[float, ...]
 
@@ -84,10 +90,12 @@ def main() -> None:
                 _progress(f"{case.name}: timing, threads {threads}")
                 _pin(processors[:threads])
                 runs = [open_model(threads) for open_model in opens]
+                start, foreign = time.perf_counter(), _foreign_seconds()
                 slots = measure(runs, arguments.rounds, arguments.slot_seconds)
+                others = max(0.0, _foreign_seconds() - foreign) / (time.perf_counter() - start)
                 blocks.append(
                     [
-                        Measurement(case.name, threads, contender.label, times)
+                        Measurement(case.name, threads, others, contender.label, times)
                         for contender, times in zip(contenders, slots, strict=True)
                     ]
                 )
@@ -142,14 +150,14 @@ def _positive(text: str) -> int:
 def _as_table(blocks: Sequence[Sequence[Measurement]]) -> str:
     subject = blocks[0][0].contender
     lines = [
-        f"{'model':<20} {'threads':>7}  {'contender':<18} {'median ms':>9}  {'p10 .. p90':>18}"
+        f"{'model':<20} {'threads':>7} {'others':>6}  {'contender':<18} {'median ms':>9}  {'p10 .. p90':>18}"
         f"   {subject} / this (p10 .. p90)"
     ]
     for block in blocks:
         for row in block:
             ms = spread(row.slots_ms)
             line = (
-                f"{row.model:<20} {row.threads:>7}  {row.contender:<18} {ms.median:>9.3f}"
+                f"{row.model:<20} {row.threads:>7} {row.others:>6.2f}  {row.contender:<18} {ms.median:>9.3f}"
                 f"  {ms.p10:>7.3f} .. {ms.p90:>7.3f}"
             )
             if row is not block[0]:
@@ -165,6 +173,7 @@ def _as_json(blocks: Sequence[Sequence[Measurement]], arguments: argparse.Namesp
         return {
             "model": measurement.model,
             "threads": measurement.threads,
+            "others": measurement.others,
             "contender": measurement.contender,
             "median_ms": times.median,
             "subject": subject.contender,
@@ -198,6 +207,16 @@ def _processor() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _foreign_seconds() -> float:
+    """Processor time of all other processes since the start of the system; 0 where Linux does not tell it."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    except FileNotFoundError:
+        return 0.0
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def _allowed_processors(threads: int) -> list[int]:

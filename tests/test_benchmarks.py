@@ -28,8 +28,8 @@ LETTERS = ROOT / "examples" / "letters" / "letters.onnx"
     st.sampled_from([0.25, 0.5, 1.0, 2.0]),
 )
 def test_ratio_does_not_see_a_machine_that_drifts(peer_ms: list[float], factor: float) -> None:
-    peer = Measurement("m", 1, "peer", tuple(peer_ms))
-    subject = Measurement("m", 1, "subject", tuple(factor * ms for ms in peer_ms))
+    peer = Measurement("m", 1, 0.0, "peer", tuple(peer_ms))
+    subject = Measurement("m", 1, 0.0, "subject", tuple(factor * ms for ms in peer_ms))
     found = ratio(subject, peer)
     assert (found.median, found.p10, found.p90) == (factor, factor, factor)
 
