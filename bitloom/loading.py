@@ -14,6 +14,8 @@ from typing import Any, NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.ir.diagnostics import BitloomError
+
 Array = NDArray[Any]
 
 ABI_VERSION = 1
@@ -21,11 +23,11 @@ _FORMAT = "bitloom-library"
 _ONNX_NAMES = {"float32": "float"}
 
 
-class LoadError(Exception):
+class LoadError(BitloomError):
     """The folder holds no library that this machine and this version of bitloom can run."""
 
 
-class RunError(Exception):
+class RunError(BitloomError):
     """A library refused a call."""
 
 

@@ -33,32 +33,42 @@ class DType(Enum):
 
 
 class CpuFeature(Enum):
-    """An instruction set that kernels need; the value is LLVM's name, the name that of `bitloom_cpu.h`."""
+    """An instruction set that kernels need, spelt as in Linux's /proc/cpuinfo; `bitloom_cpu.h` tests for it."""
 
-    SSE4_1 = "sse4.1"
-    SSE4_2 = "sse4.2"
+    SSE4_1 = "sse4_1"
+    SSE4_2 = "sse4_2"
+    MOVBE = "movbe"
     POPCNT = "popcnt"
     AVX = "avx"
     F16C = "f16c"
     FMA = "fma"
+    ABM = "abm"
+    BMI1 = "bmi1"
     AVX2 = "avx2"
-    BMI = "bmi"
     BMI2 = "bmi2"
-    AVXVNNI = "avxvnni"
+    GFNI = "gfni"
+    VAES = "vaes"
+    VPCLMULQDQ = "vpclmulqdq"
+    AVX_VNNI = "avx_vnni"
     AVX512F = "avx512f"
     AVX512DQ = "avx512dq"
+    AVX512IFMA = "avx512ifma"
     AVX512CD = "avx512cd"
     AVX512BW = "avx512bw"
     AVX512VL = "avx512vl"
     AVX512VBMI = "avx512vbmi"
-    AVX512VBMI2 = "avx512vbmi2"
-    AVX512VNNI = "avx512vnni"
-    AVX512BITALG = "avx512bitalg"
-    AVX512VPOPCNTDQ = "avx512vpopcntdq"
-    DOTPROD = "dotprod"
-    I8MM = "i8mm"
-    FULLFP16 = "fullfp16"
+    AVX512_VBMI2 = "avx512_vbmi2"
+    AVX512_VNNI = "avx512_vnni"
+    AVX512_BITALG = "avx512_bitalg"
+    AVX512_VPOPCNTDQ = "avx512_vpopcntdq"
+    AVX512_BF16 = "avx512_bf16"
+    ASIMD = "asimd"
+    ATOMICS = "atomics"
+    ASIMDHP = "asimdhp"
+    ASIMDRDM = "asimdrdm"
+    ASIMDDP = "asimddp"
     SVE = "sve"
+    I8MM = "i8mm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +237,7 @@ class Port:
 class LibraryDescription:
     """A library: `steps` in order of execution over `constants` (the blob) and an arena of `arena_bytes`.
 
-    Kernel names begin with `name_`, so that two libraries can be linked into one program.
+    A kernel's name says what it computes, to the digest: two libraries in one program may share it.
     """
 
     name: str
@@ -255,8 +265,8 @@ class LibraryDescription:
             self._check_edge(port, Output(index))
 
     def _check_step(self, step: Step) -> None:
-        if not re.fullmatch(rf"{self.name}_[A-Za-z0-9_]+", step.kernel):
-            raise ValueError(f'kernel "{step.kernel}" of step "{step.label}" must be named {self.name}_…')
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", step.kernel):
+            raise ValueError(f'kernel "{step.kernel}" of step "{step.label}" is no C identifier')
         for operand in step.operands:
             if not self._exists(operand):
                 raise ValueError(

@@ -46,20 +46,42 @@ def emit_library(
     out_dir: Path,
     toolchain: Toolchain,
     extra: Mapping[str, object] | None = None,
+    attachments: Mapping[str, bytes] | None = None,
 ) -> LibraryFiles:
     """Links `objects` (the kernels) and the description into `out_dir`, made if need be; other files in it
     stay.
 
-    `extra` is added to the manifest. Raises LibraryError if the tools or the file system refuse; `out_dir` is
+    `extra` is added to the manifest; `attachments` are more files, by name. Raises LibraryError if the tools or the file system refuse; `out_dir` is
     then as it was before.
     """
     try:
         with _staging(out_dir) as staging:
             _build(description, objects, staging, toolchain, extra or {})
-            _install(staging, out_dir, LibraryFiles.of(description.name, staging, toolchain).names)
+            _write(attachments or {}, staging)
+            names = LibraryFiles.of(description.name, staging, toolchain).names
+            _install(staging, out_dir, [*(attachments or {}), *names])
     except OSError as error:
         raise LibraryError(f"cannot write the library to {out_dir}: {error.strerror or error}") from error
     return LibraryFiles.of(description.name, out_dir, toolchain)
+
+
+def install_files(files: Mapping[str, bytes], out_dir: Path) -> None:
+    """Writes the files of a library made earlier into `out_dir`, all or none.
+
+    Raises LibraryError if the file system refuses.
+    """
+    try:
+        with _staging(out_dir) as staging:
+            _write(files, staging)
+            # The manifest comes last: it says that the others are complete.
+            _install(staging, out_dir, sorted(files, key=lambda name: name.endswith(".json")))
+    except OSError as error:
+        raise LibraryError(f"cannot write the library to {out_dir}: {error.strerror or error}") from error
+
+
+def _write(files: Mapping[str, bytes], folder: Path) -> None:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
 
 
 @dataclass(frozen=True, slots=True)

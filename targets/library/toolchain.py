@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from compiler.ir.diagnostics import BitloomError
+
 _SHOWN_LINES = 12
 
 
-class LibraryError(Exception):
+class LibraryError(BitloomError):
     """A library could not be made. The message says what was tried and what the system answered."""
 
 

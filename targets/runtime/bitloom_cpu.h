@@ -19,28 +19,38 @@
 enum bl_cpu_feature {
     BL_CPU_SSE4_1,
     BL_CPU_SSE4_2,
+    BL_CPU_MOVBE,
     BL_CPU_POPCNT,
     BL_CPU_AVX,
     BL_CPU_F16C,
     BL_CPU_FMA,
+    BL_CPU_ABM,
+    BL_CPU_BMI1,
     BL_CPU_AVX2,
-    BL_CPU_BMI,
     BL_CPU_BMI2,
-    BL_CPU_AVXVNNI,
+    BL_CPU_GFNI,
+    BL_CPU_VAES,
+    BL_CPU_VPCLMULQDQ,
+    BL_CPU_AVX_VNNI,
     BL_CPU_AVX512F,
     BL_CPU_AVX512DQ,
+    BL_CPU_AVX512IFMA,
     BL_CPU_AVX512CD,
     BL_CPU_AVX512BW,
     BL_CPU_AVX512VL,
     BL_CPU_AVX512VBMI,
-    BL_CPU_AVX512VBMI2,
-    BL_CPU_AVX512VNNI,
-    BL_CPU_AVX512BITALG,
-    BL_CPU_AVX512VPOPCNTDQ,
-    BL_CPU_DOTPROD,
-    BL_CPU_I8MM,
-    BL_CPU_FULLFP16,
-    BL_CPU_SVE
+    BL_CPU_AVX512_VBMI2,
+    BL_CPU_AVX512_VNNI,
+    BL_CPU_AVX512_BITALG,
+    BL_CPU_AVX512_VPOPCNTDQ,
+    BL_CPU_AVX512_BF16,
+    BL_CPU_ASIMD,
+    BL_CPU_ATOMICS,
+    BL_CPU_ASIMDHP,
+    BL_CPU_ASIMDRDM,
+    BL_CPU_ASIMDDP,
+    BL_CPU_SVE,
+    BL_CPU_I8MM
 };
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -51,7 +61,8 @@ enum { BL_EAX, BL_EBX, BL_ECX, BL_EDX };
 enum { BL_XCR0_NONE = 0, BL_XCR0_AVX = 0x06, BL_XCR0_AVX512 = 0xe6 };
 
 struct bl_cpuid_bit {
-    uint8_t leaf, subleaf, reg, bit, xcr0;
+    uint32_t leaf;
+    uint8_t subleaf, reg, bit, xcr0;
 };
 
 static inline uint32_t bl_xcr0(void)
@@ -68,24 +79,31 @@ static inline int bl_cpu_has(enum bl_cpu_feature feature)
     static const struct bl_cpuid_bit bits[] = {
         [BL_CPU_SSE4_1] = {1, 0, BL_ECX, 19, BL_XCR0_NONE},
         [BL_CPU_SSE4_2] = {1, 0, BL_ECX, 20, BL_XCR0_NONE},
+        [BL_CPU_MOVBE] = {1, 0, BL_ECX, 22, BL_XCR0_NONE},
         [BL_CPU_POPCNT] = {1, 0, BL_ECX, 23, BL_XCR0_NONE},
         [BL_CPU_AVX] = {1, 0, BL_ECX, 28, BL_XCR0_AVX},
         [BL_CPU_F16C] = {1, 0, BL_ECX, 29, BL_XCR0_AVX},
         [BL_CPU_FMA] = {1, 0, BL_ECX, 12, BL_XCR0_AVX},
+        [BL_CPU_ABM] = {0x80000001, 0, BL_ECX, 5, BL_XCR0_NONE},
+        [BL_CPU_BMI1] = {7, 0, BL_EBX, 3, BL_XCR0_NONE},
         [BL_CPU_AVX2] = {7, 0, BL_EBX, 5, BL_XCR0_AVX},
-        [BL_CPU_BMI] = {7, 0, BL_EBX, 3, BL_XCR0_NONE},
         [BL_CPU_BMI2] = {7, 0, BL_EBX, 8, BL_XCR0_NONE},
-        [BL_CPU_AVXVNNI] = {7, 1, BL_EAX, 4, BL_XCR0_AVX},
+        [BL_CPU_GFNI] = {7, 0, BL_ECX, 8, BL_XCR0_NONE},
+        [BL_CPU_VAES] = {7, 0, BL_ECX, 9, BL_XCR0_AVX},
+        [BL_CPU_VPCLMULQDQ] = {7, 0, BL_ECX, 10, BL_XCR0_AVX},
+        [BL_CPU_AVX_VNNI] = {7, 1, BL_EAX, 4, BL_XCR0_AVX},
         [BL_CPU_AVX512F] = {7, 0, BL_EBX, 16, BL_XCR0_AVX512},
         [BL_CPU_AVX512DQ] = {7, 0, BL_EBX, 17, BL_XCR0_AVX512},
+        [BL_CPU_AVX512IFMA] = {7, 0, BL_EBX, 21, BL_XCR0_AVX512},
         [BL_CPU_AVX512CD] = {7, 0, BL_EBX, 28, BL_XCR0_AVX512},
         [BL_CPU_AVX512BW] = {7, 0, BL_EBX, 30, BL_XCR0_AVX512},
         [BL_CPU_AVX512VL] = {7, 0, BL_EBX, 31, BL_XCR0_AVX512},
         [BL_CPU_AVX512VBMI] = {7, 0, BL_ECX, 1, BL_XCR0_AVX512},
-        [BL_CPU_AVX512VBMI2] = {7, 0, BL_ECX, 6, BL_XCR0_AVX512},
-        [BL_CPU_AVX512VNNI] = {7, 0, BL_ECX, 11, BL_XCR0_AVX512},
-        [BL_CPU_AVX512BITALG] = {7, 0, BL_ECX, 12, BL_XCR0_AVX512},
-        [BL_CPU_AVX512VPOPCNTDQ] = {7, 0, BL_ECX, 14, BL_XCR0_AVX512},
+        [BL_CPU_AVX512_VBMI2] = {7, 0, BL_ECX, 6, BL_XCR0_AVX512},
+        [BL_CPU_AVX512_VNNI] = {7, 0, BL_ECX, 11, BL_XCR0_AVX512},
+        [BL_CPU_AVX512_BITALG] = {7, 0, BL_ECX, 12, BL_XCR0_AVX512},
+        [BL_CPU_AVX512_VPOPCNTDQ] = {7, 0, BL_ECX, 14, BL_XCR0_AVX512},
+        [BL_CPU_AVX512_BF16] = {7, 1, BL_EAX, 5, BL_XCR0_AVX512},
     };
     uint32_t registers[4];
     struct bl_cpuid_bit where;
@@ -107,10 +125,16 @@ static inline int bl_cpu_has(enum bl_cpu_feature feature)
 static inline int bl_cpu_has(enum bl_cpu_feature feature)
 {
     switch (feature) {
-    case BL_CPU_FULLFP16:
-        return getauxval(AT_HWCAP) >> 10 & 1; /* HWCAP_ASIMDHP */
-    case BL_CPU_DOTPROD:
-        return getauxval(AT_HWCAP) >> 20 & 1; /* HWCAP_ASIMDDP */
+    case BL_CPU_ASIMD:
+        return getauxval(AT_HWCAP) >> 1 & 1;
+    case BL_CPU_ATOMICS:
+        return getauxval(AT_HWCAP) >> 8 & 1;
+    case BL_CPU_ASIMDHP:
+        return getauxval(AT_HWCAP) >> 10 & 1;
+    case BL_CPU_ASIMDRDM:
+        return getauxval(AT_HWCAP) >> 12 & 1;
+    case BL_CPU_ASIMDDP:
+        return getauxval(AT_HWCAP) >> 20 & 1;
     case BL_CPU_SVE:
         return getauxval(AT_HWCAP) >> 22 & 1;
     case BL_CPU_I8MM:
@@ -132,9 +156,15 @@ static inline int bl_sysctl_flag(const char *name)
 static inline int bl_cpu_has(enum bl_cpu_feature feature)
 {
     switch (feature) {
-    case BL_CPU_FULLFP16:
+    case BL_CPU_ASIMD:
+        return 1; /* every 64-bit Apple CPU */
+    case BL_CPU_ATOMICS:
+        return bl_sysctl_flag("hw.optional.arm.FEAT_LSE");
+    case BL_CPU_ASIMDHP:
         return bl_sysctl_flag("hw.optional.arm.FEAT_FP16");
-    case BL_CPU_DOTPROD:
+    case BL_CPU_ASIMDRDM:
+        return bl_sysctl_flag("hw.optional.arm.FEAT_RDM");
+    case BL_CPU_ASIMDDP:
         return bl_sysctl_flag("hw.optional.arm.FEAT_DotProd");
     case BL_CPU_I8MM:
         return bl_sysctl_flag("hw.optional.arm.FEAT_I8MM");
