@@ -25,7 +25,7 @@ from compiler.loops.expression import Axis, Expression, clamp, maximum, minimum
 from compiler.loops.form import Buffer, LoopForm, Role, Stage
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.quantization import QuantizedType, quantize_array
-from compiler.ops.operands import Sources, constants_in, integer_or_refusal, load_broadcast, output_buffer
+from compiler.ops.operands import Sources, constants_in, load_broadcast, output_buffer
 from compiler.ops.shape import activation_buffers, unpermuted
 
 I32 = ElementType.I32
@@ -79,7 +79,7 @@ class Concat(Op):
     def quantize(
         self, inputs: Sequence[QuantizedOperand], to: Sequence[QuantizedType], weights: ElementType
     ) -> Quantized | Refusal:
-        return integer_or_refusal(self, inputs, constants_in(inputs, to[0]))
+        return Quantized(self, constants_in(inputs, to[0]))
 
     def lower(self, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Lowered:
         """One stage per input."""
@@ -235,6 +235,10 @@ class Broadcast(_Move):
         expect(fits, f"{x} cannot be broadcast to {list(self.shape)}")
         return (x.with_shape(self.shape),)
 
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        same_rank = len(permutation) == len(self.shape)
+        return Broadcast(unpermuted(self.shape, permutation)) if same_rank else None
+
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (np.broadcast_to(arrays[0], self.shape).copy(),)
 
@@ -262,6 +266,9 @@ class Gather(_Move):
             f"indices leave axis {self.axis} of {x}",
         )
         return (x.with_shape((*x.shape[: self.axis], len(self.indices), *x.shape[self.axis + 1 :])),)
+
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        return replace(self, axis=permutation[self.axis])
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (np.take(arrays[0], self.indices, self.axis),)
