@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,15 @@ from bitloom.loading import RunError, load
 from targets.library.description import Arena, DType, Input, LibraryDescription, Output, Port, Step
 from targets.library.emit import RUNTIME_INCLUDE, emit_library, library_sources
 from targets.library.toolchain import Toolchain
-from tests.library_kernels import ELEMENTS, SHAPE, Built, build, compile_program, output_of
+from tests.library_kernels import (
+    ELEMENTS,
+    SHAPE,
+    build,
+    compile_program,
+    description,
+    kernel_object,
+    output_of,
+)
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "c" / "main.c"
 
@@ -152,18 +161,23 @@ def test_thread_sanitizer_finds_no_race(tmp_path: Path) -> None:
         assert int(done.stdout) == chain_checksum(int(arguments[1]))
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return build(tmp_path_factory.mktemp("tiny"))
+def single_output() -> LibraryDescription:
+    """The tiny library without its sum: the example serves one input and one output."""
+    full = description()
+    y = full.outputs[0]
+    assert y.edge is not None
+    steps = (*full.steps[:2], full.steps[3])
+    return replace(full, steps=steps, outputs=(replace(y, edge=replace(y.edge, step=2)),))
 
 
-def test_the_example_prints_the_largest_output(tiny: Built, tmp_path: Path) -> None:
-    header = tiny.files.header
+def test_the_example_prints_the_largest_output(tmp_path: Path) -> None:
+    files = emit_library(single_output(), [kernel_object(tmp_path)], tmp_path / "out", Toolchain.host())
+    header = files.header
     arguments = [
         "-DMODEL=tiny",
         f"-include{header}",
         str(EXAMPLE),
-        str(tiny.files.static),
+        str(files.static),
         "-std=c11",
         "-Werror",
     ]
@@ -186,17 +200,14 @@ ALLOCATIONS = """
 #include <stdio.h>
 #include <stdlib.h>
 static int allocations, frees;
-void *__real_malloc(size_t), *__real_calloc(size_t, size_t), *__real_aligned_alloc(size_t, size_t);
-void __real_free(void *);
-void *__wrap_malloc(size_t n) { allocations++; return __real_malloc(n); }
-void *__wrap_calloc(size_t n, size_t m) { allocations++; return __real_calloc(n, m); }
-void *__wrap_aligned_alloc(size_t a, size_t n) { allocations++; return __real_aligned_alloc(a, n); }
-void __wrap_free(void *p) { frees += p != NULL; __real_free(p); }
+void *counted_malloc(size_t n) { allocations++; return malloc(n); }
+void *counted_calloc(size_t n, size_t m) { allocations++; return calloc(n, m); }
+void *counted_aligned_alloc(size_t a, size_t n) { allocations++; return aligned_alloc(a, n); }
+void counted_free(void *p) { frees += p != NULL; free(p); }
 static int threads_left;
-int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
-int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*f)(void *), void *p)
+int counted_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*f)(void *), void *p)
 {
-    return threads_left-- > 0 ? __real_pthread_create(t, a, f, p) : 11;
+    return threads_left-- > 0 ? pthread_create(t, a, f, p) : 11;
 }
 static float x[240], y[240];
 static int32_t total;
@@ -240,18 +251,18 @@ int main(void)
 """
 
 
-def test_create_allocates_once_and_nothing_else_does(tiny: Built, tmp_path: Path) -> None:
+def test_create_allocates_once_and_nothing_else_does(tmp_path: Path) -> None:
+    described = description()
+    sources = library_sources(described, [], Toolchain.host()).write("tiny", described.constants, tmp_path)
+    counted = ("malloc", "calloc", "aligned_alloc", "free", "pthread_create")
+    flags = [f"-D{function}=counted_{function}" for function in counted]
+    objects = [kernel_object(tmp_path)]
+    for source in sources:
+        objects.append(tmp_path / f"{source.stem}.o")
+        Toolchain.host().compile(source, objects[-1], [RUNTIME_INCLUDE], flags)
     (tmp_path / "main.c").write_text(ALLOCATIONS)
-    wrapped = [
-        f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "aligned_alloc", "free", "pthread_create")
-    ]
-    arguments = [
-        str(tmp_path / "main.c"),
-        f"-I{tiny.files.header.parent}",
-        str(tiny.files.static),
-        "-pthread",
-    ]
-    program = compile_program([*arguments, *wrapped], tmp_path / "main")
+    arguments = [str(tmp_path / "main.c"), *map(str, objects), f"-I{tmp_path}", "-pthread"]
+    program = compile_program(arguments, tmp_path / "main")
     assert output_of([str(program)]).splitlines() == [
         "0 1 1 1 1; freed 1; 0 1 1 1 1; freed 1",
         "1 the memory for the context is smaller than context_bytes(threads)",

@@ -1,6 +1,6 @@
-/* Runs a library on one input. Build with the library's name as MODEL:
- *   cc -DMODEL=tiny -Iout -include out/tiny.h main.c out/libtiny.a -o main && ./main input.f32
- * The input is raw float32; without it, zeros. Prints the index of the largest element of output 0. */
+/* Runs a library of one float input and one float output. Build with the library's name as MODEL:
+ *   cc -DMODEL=tiny -include out/tiny.h main.c out/libtiny.a -pthread -o main && ./main input.f32
+ * The input is raw float32; without it, zeros. Prints the index of the largest element of the output. */
 #include <stdio.h>
 #include <stdlib.h>
 
