@@ -96,7 +96,7 @@ class OnnxNode:
     def emit(self, op: Op, *inputs: Value) -> Value:
         """Appends `op` and returns its only output. A moved tensor keeps its calibration source."""
         (value,) = self.graph.append(op, inputs, self.location, [f"{self.outputs[0]}.{op.mnemonic}"])
-        if op.keeps_quantization and value.type.count == inputs[0].type.count:
+        if op.keeps_quantization and len(inputs) == 1 and value.type.count == inputs[0].type.count:
             value.source = inputs[0].source
         return value
 
