@@ -126,7 +126,9 @@ class DepthwiseLayout:
         """Input rows that one band needs, relative to that of its first output row and filter row."""
         f = self.form
         rows = {
-            r * f.stride[0] + k * f.dilation[0] for r in range(self.config.rows) for k in range(f.kernel_height)
+            r * f.stride[0] + k * f.dilation[0]
+            for r in range(self.config.rows)
+            for k in range(f.kernel_height)
         }
         return tuple(sorted(rows))
 
@@ -317,7 +319,8 @@ def _pack_weight(layout: DepthwiseLayout, group: ChannelGroup, weight: Array) ->
 def _pack_rescale(layout: DepthwiseLayout, group: ChannelGroup, multiplier: Array, shift: Array) -> Array:
     """[4, FACTORS, lanes] int32: multiplier, rounding, shift, limit, scale_up.
 
-    Nested floors compose, so for shift >= 33 rescaling is (floor(a * m / 2**32) + 2**(shift - 33)) >> (shift - 32).
+    Nested floors compose: for shift >= 33, rescaling is
+    (floor(a * m / 2**32) + 2**(shift - 33)) >> (shift - 32).
     A smaller shift is raised to 33, and the accumulator, clamped to +-limit, is multiplied by 2**scale_up
     before: with limit = 2**(31 - scale_up) - 1, a larger accumulator's result is 2**27 or more, beyond every
     code. Below shift 8 every accumulator but 0 is beyond every code, so that 8 does as well.
