@@ -71,6 +71,8 @@ def operands_of(form: LoopForm, seed: int = 0) -> dict[str, Array]:
     known = {"add": f.add_parameters(), "softmax": f.softmax_table()}
     result: dict[str, Array] = {}
     for b in form.buffers:
+        if b.role not in (Role.INPUT, Role.CONSTANT):
+            continue
         if b.element is F32:
             value = rng.normal(0, 40, b.shape).astype(np.float32)
             if b.name == "parameters":
@@ -81,8 +83,7 @@ def operands_of(form: LoopForm, seed: int = 0) -> dict[str, Array]:
             value = f.interpolation_table(form.buffer("x").shape[b.name == "columns"], b.shape[0])
         else:
             value = known.get(form.name, f.requantize_parameters())[: prod(b.shape)].reshape(b.shape)
-        if b.role in (Role.INPUT, Role.CONSTANT):
-            result[b.name] = value.astype(b.element.dtype)
+        result[b.name] = value.astype(b.element.dtype)
     if form.name == "quantize":
         result["zero_point"] = np.zeros(1, np.int32)
     return result
