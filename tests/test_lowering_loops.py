@@ -79,6 +79,8 @@ def operands_of(form: LoopForm, seed: int = 0) -> dict[str, Array]:
                 value = np.array([1.7, -128, 127], np.float32)
         elif b.element is I8:
             value = rng.integers(-128, 128, b.shape).astype(np.int8)
+        elif b.name == "channel":
+            value = rng.integers(-(1 << 31), 1 << 31, b.shape)
         elif b.name in ("rows", "columns"):
             value = f.interpolation_table(form.buffer("x").shape[b.name == "columns"], b.shape[0])
         else:

@@ -106,7 +106,7 @@ class Lanes:
         """`value` as it lies in the buffer."""
         if not self.memory[name].biased:
             return value
-        return value.astype(_like("uint8", value)) ^ tirx.const(128, "uint8")
+        return tirx.reinterpret(_like("uint8", value), value ^ tirx.const(-128, "int8"))
 
     def index(self, name: str, address: Linear) -> Value:
         """TIR index of an element address of a buffer, of all lanes."""
