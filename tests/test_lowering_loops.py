@@ -30,7 +30,7 @@ from tests.loop_kernel import load_kernels, run_kernel
 I8, I32, I64, F32 = ElementType.I8, ElementType.I32, ElementType.I64, ElementType.F32
 HOST = host_machine()
 QUICK = settings(
-    max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 
 FAMILIES: dict[str, LoopForm] = {
