@@ -44,7 +44,7 @@ class _Template:
             vectors = tuple(self._own_vectors(n) for n in part.nests)
             whole = TiledPart(part, None, 1, 1, vectors)
             work = sum(prod(a.extent for a in n.axes + n.over) for n in part.nests)
-            return replace(whole, rows=self._share(work, whole.row_count))
+            return replace(whole, rows=self._share(work, whole))
         across = self._across(part, inner)
         regular = across is None and all(self._vectorizable(n, inner) for n in part.nests)
         lanes = min(self._lanes(n, inner) for n in part.nests) if regular else 1
@@ -61,10 +61,13 @@ class _Template:
         wanted = max(self.config.tile_elements // per_element, 1)
         if whole.row_count == 1 and wanted < inner.extent:
             return replace(whole, chunk=-(-wanted // step) * step)
-        return replace(whole, rows=self._share(per_element * inner.extent, whole.row_count))
+        return replace(whole, rows=self._share(per_element * inner.extent, whole))
 
-    def _share(self, work: int, rows: int) -> int:
-        return max(1, min(rows, self.config.tile_elements // max(work, 1)))
+    def _share(self, work: int, whole: TiledPart) -> int:
+        """Rows per tile for so much work per row: whole turns of the last row axis if it can be."""
+        rows = max(1, min(whole.row_count, self.config.tile_elements // max(work, 1)))
+        turn = whole.row_axes[-1].extent if whole.row_axes else 1
+        return rows - rows % turn if rows >= turn else rows
 
     def _inner_axis(self, part: Part) -> Axis | None:
         """The last shared axis, where the stages have no axes of their own."""

@@ -26,12 +26,12 @@ _GARBAGE = 0x5A
 def load_kernels(plans: Sequence[LoopsPlan]) -> dict[str, Kernel]:
     """C functions of the plans by symbol, from one shared library."""
     with tempfile.TemporaryDirectory() as folder:
-        objects = [Path(folder) / f"{plan.symbol}.o" for plan in plans]
-        for plan, path in zip(plans, objects, strict=True):
-            path.write_bytes(plan.build())
+        objects = {plan.symbol: Path(folder) / f"{plan.symbol}.o" for plan in plans}
+        for plan in plans:
+            objects[plan.symbol].write_bytes(plan.build())
         library = Path(folder) / "kernels.so"
-        command = [sys.executable, "-m", "ziglang", "cc", "-shared", "-o", str(library), *map(str, objects)]
-        subprocess.run(command, check=True)
+        command = [sys.executable, "-m", "ziglang", "cc", "-shared", "-o", str(library)]
+        subprocess.run([*command, *map(str, objects.values())], check=True)
         loaded = ctypes.CDLL(str(library))
         return {plan.symbol: getattr(loaded, plan.symbol) for plan in plans}
 

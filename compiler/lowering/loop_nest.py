@@ -95,17 +95,22 @@ class _Part:
         """All rows of one tile."""
         t = self.tiled
         row_tile, chunk = (tile, _int(0)) if t.chunks == 1 else _divided(tile, t.chunks)
-        first = row_tile * t.rows
-        ragged = t.row_count % t.rows
-        count = tirx.min(_int(t.rows), t.row_count - first) if ragged else _int(t.rows)
+        axes, rows, row_count = t.row_axes, t.rows, t.row_count
+        last = axes[-1] if axes and rows % axes[-1].extent == 0 else None
+        if last is not None:  # a loop of its own, so that its addresses advance without divisions
+            axes, rows, row_count = axes[:-1], rows // last.extent, row_count // last.extent
+        first = row_tile * rows
+        count = tirx.min(_int(rows), row_count - first) if row_count % rows else _int(rows)
         row = tirx.Var("row", "int32")
-        statements, axes = _decoded(first + row, t.row_axes)
-        here = Lanes(self.machine, self.memory, axes)
-        if t.across is not None:
-            statements.append(self._transposed(here, t.across, chunk))
-        else:
-            statements.append(self._own_walks(here) if t.inner is None else self._vectors(here, chunk))
+        statements, indices = _decoded(first + row, axes)
+        here = Lanes(self.machine, self.memory, indices)
+        statements.append(_for_all([last] if last else [], here, lambda at: self._row(at, chunk)))
         return _loop(row, count, _sequence(statements))
+
+    def _row(self, here: Lanes, chunk: Value) -> Stmt:
+        if self.tiled.across is not None:
+            return self._transposed(here, self.tiled.across, chunk)
+        return self._own_walks(here) if self.tiled.inner is None else self._vectors(here, chunk)
 
     def _vectors(self, here: Lanes, chunk: Value) -> Stmt:
         """One row of a tile, `inner` walked in vectors."""

@@ -84,11 +84,10 @@ class Lanes:
             case Select(condition, when_true, when_false):
                 return self._select(condition, when_true, when_false)
             case Rescale(value, multiplier, shift):
-                parts = [self.value(x) for x in (value, multiplier, shift)]
-                lanes = max(map(lanes_of, parts))
-                if lanes > 1 and self.machine.is_x86:
-                    return _rescale_pairs(*parts, lanes)
-                return _rescale(*parts, lanes)
+                v, m, s = (self.value(x) for x in (value, multiplier, shift))
+                lanes = max(map(lanes_of, (v, m, s)))
+                in_pairs = self.machine.is_x86 and lanes > 1
+                return (_rescale_pairs if in_pairs else _rescale)(v, m, s, lanes)
             case Floor(value):
                 return tirx.floor(self.value(value))
             case Binary(op, left, right):
