@@ -53,7 +53,12 @@ class LoopsPlan:
     @cached_property
     def symbol(self) -> str:
         digest = structural_digest(self.form, self.machine, self.config)
-        return f"{_type_prefix(self.form)}_{self.form.name}_{self.machine.name}_{digest[:8]}"
+        return f"{_type_prefix(self.form)}_{self.form.name}_{self.lanes}_{self.machine.name}_{digest[:8]}"
+
+    @property
+    def lanes(self) -> int:
+        """Elements of the widest vectors; 1 where nothing is computed in vectors."""
+        return max((v.lanes for part in self.parts for v in part.vectors if v), default=1)
 
     @property
     def operands(self) -> tuple[str, ...]:
@@ -105,7 +110,9 @@ class LoopsPlan:
 
 
 def plan_loops(form: LoopForm, machine: CpuMachine, config: LoopsConfig | None = None) -> LoopsPlan:
-    """The kernel of a loop form. Errors: ValueError for an element type that loops cannot compute."""
+    """The kernel of a loop form. Errors: ValueError for packed elements, and a name that C cannot spell."""
+    if not form.name.isidentifier():
+        raise ValueError(f"form {form.name!r}: the name of a kernel must be a C identifier")
     for buffer in form.buffers:
         if buffer.element in (ElementType.B1, ElementType.I2, ElementType.I4):
             raise ValueError(f"{form.name}: buffer {buffer.name} holds packed {buffer.element.value} codes")

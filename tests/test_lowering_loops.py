@@ -61,6 +61,7 @@ FAMILIES: dict[str, LoopForm] = {
     "dequantize": f.dequantize(7, 5, 36),
     "concatenate": f.concatenate(20, (8, 24, 3)),
     "pad": f.pad(5, 6, 21),
+    "pad one channel": f.pad(5, 40, 1),
     "nearest": f.resize_nearest(5, 4, 17),
     "bilinear": f.resize_bilinear(5, 4, 19, 9, 11),
 }
@@ -96,7 +97,7 @@ def assert_same(got: dict[str, Array], want: dict[str, Array]) -> None:
         np.testing.assert_array_equal(got[name], value, err_msg=name)
 
 
-@pytest.mark.parametrize("tile_elements", [1, 100, 1 << 14])
+@pytest.mark.parametrize("tile_elements", [1, 1 << 14])
 def test_families_equal_their_forms(tile_elements: int) -> None:
     config = replace(default_config(FAMILIES["add"], HOST), tile_elements=tile_elements)
     plans = {name: plan_loops(form, HOST, config) for name, form in FAMILIES.items()}
@@ -109,7 +110,7 @@ def test_families_equal_their_forms(tile_elements: int) -> None:
 RUNNABLE = [m for m in MACHINES if m.is_x86 and host_features().issuperset(m.required_features)]
 
 
-@pytest.mark.parametrize("machine", RUNNABLE, ids=lambda m: m.name)
+@pytest.mark.parametrize("machine", [m for m in RUNNABLE if m is not HOST], ids=lambda m: m.name)
 def test_families_on_every_machine_that_this_cpu_is(machine: CpuMachine) -> None:
     plans = [plan_loops(form, machine) for form in FAMILIES.values()]
     kernels = load_kernels(plans)
@@ -160,7 +161,8 @@ def test_halves_round_as_float32_does() -> None:
         "zero_point": np.zeros(1, np.int32),
     }
     plan = plan_loops(form, HOST)
-    assert_same(run_kernel(plan, *load_kernels([plan]).values(), operands), evaluate(form, operands))
+    kernel = load_kernels([plan])[plan.symbol]
+    assert_same(run_kernel(plan, kernel, operands), evaluate(form, operands))
 
 
 def rescale_form(count: int) -> LoopForm:
@@ -180,7 +182,8 @@ def test_rescale_is_exact_for_every_shift_and_extreme(machine: CpuMachine) -> No
     a, m, s = (x[fits].astype(np.int32) for x in (a, m, s))
     plan = plan_loops(rescale_form(a.size), machine)
     operands = {"x": a, "multiplier": m, "shift": s}
-    assert_same(run_kernel(plan, *load_kernels([plan]).values(), operands), evaluate(plan.form, operands))
+    kernel = load_kernels([plan])[plan.symbol]
+    assert_same(run_kernel(plan, kernel, operands), evaluate(plan.form, operands))
 
 
 @st.composite
@@ -299,7 +302,9 @@ def test_drawn_reductions(drawn: list[Case], seed: int) -> None:
 
 
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="qemu-aarch64 is not installed")
-@pytest.mark.parametrize("machine", [NEON, NEON_DOTPROD], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "machine", [NEON_DOTPROD, pytest.param(NEON, marks=pytest.mark.slow)], ids=lambda m: m.name
+)
 def test_families_under_emulation(machine: CpuMachine) -> None:
     plans = [plan_loops(form, machine) for form in FAMILIES.values()]
     operands = [operands_of(plan.form, 2) for plan in plans]
@@ -310,7 +315,7 @@ def test_families_under_emulation(machine: CpuMachine) -> None:
 def test_planning_tells_structure_by_its_symbol() -> None:
     a, b = plan_loops(f.add((1, 4, 4, 8)), HOST), plan_loops(f.add((1, 4, 4, 8)), HOST)
     assert a == b and hash(a) == hash(b) and a.symbol == b.symbol
-    assert a.symbol.startswith(f"qs8_add_{HOST.name}_")
+    assert a.symbol.startswith(f"qs8_add_{a.lanes}_{HOST.name}_")
     assert plan_loops(f.add((1, 4, 4, 9)), HOST).symbol != a.symbol
 
 
