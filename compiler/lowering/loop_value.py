@@ -86,7 +86,8 @@ class Lanes:
             case Rescale(value, multiplier, shift):
                 v, m, s = (self.value(x) for x in (value, multiplier, shift))
                 lanes = max(map(lanes_of, (v, m, s)))
-                in_pairs = self.machine.is_x86 and lanes > 1
+                # Before AVX-512 x86 has no arithmetic shift of 64-bit lanes, and the detour gains nothing.
+                in_pairs = self.machine.is_x86 and self.machine.vector_bits == 512 and lanes > 1
                 return (_rescale_pairs if in_pairs else _rescale)(v, m, s, lanes)
             case Floor(value):
                 return tirx.floor(self.value(value))
@@ -238,7 +239,7 @@ def _permuted(table: Any, codes: Value) -> Value:
 
 
 def _rescale_pairs(value: Value, multiplier: Value, shift: Value, lanes: int) -> Value:
-    """`_rescale` for x86, whose widening multiply takes the even lanes: those and the odd ones apart."""
+    """`_rescale` for AVX-512, whose widening multiply takes the even lanes: those and the odd ones apart."""
     one, word = tirx.const(1, "int64"), tirx.const(32, "int64")
     pairs = [tirx.reinterpret(f"int64x{lanes // 2}", spread(x, lanes)) for x in (value, multiplier, shift)]
 
