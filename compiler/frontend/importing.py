@@ -190,6 +190,7 @@ class _Import:
                 )
             if value in taken:
                 (value,) = self.graph.append(Reshape(value.type.shape), [value], Location(), [name])
+                value.source = name
             taken.add(value)
             self._give_name(value, name)
             outputs.append(value)
