@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,18 +14,19 @@ from hypothesis import strategies as st
 from compiler.ir.diagnostics import Location
 from compiler.ir.graph import Graph
 from compiler.ir.literal import Constant
-from compiler.ir.op import Lowered, Operand
+from compiler.ir.op import Lowered, Op, Operand, Quantized, QuantizedOperand
 from compiler.ir.parser import parse_graph
 from compiler.ir.printer import graph_text
-from compiler.ir.types import TensorType
+from compiler.ir.types import TensorType, f32
 from compiler.ir.verifier import verify
 from compiler.loops.evaluate import evaluate
 from compiler.loops.form import Convolution, LoopForm, Role
 from compiler.numerics.convolve import Window, convolve
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.fixed_point import requantize
-from compiler.numerics.quantization import dequantize_array
+from compiler.numerics.quantization import Quantization, QuantizedType, dequantize_array
 from compiler.ops import OPS
+from compiler.ops.edge import Dequantize, Quantize, Requantize
 from tests.op_cases import OpCase, all_cases
 
 CASES = all_cases()
@@ -136,6 +139,76 @@ def test_the_form_reads_and_writes_slices_of_wider_buffers(mnemonic: str, data: 
         case Convolution():
             wide = (form.in_channels + 3, form.out_channels + 3)
             assert (form.input_pitch, form.output_pitch) == (wide if inputs[0].strides else (None, None))
+
+
+@for_each_operator
+def test_a_float_operator_quantizes_to_the_wanted_types(mnemonic: str, data: st.DataObject) -> None:
+    case = draw(data, mnemonic)
+    if isinstance(case.op, Quantize | Dequantize | Requantize) or not all(
+        t.is_quantized for t in case.results
+    ):
+        return
+    real = as_real(case)
+    constants = {i: dequantized(case.arrays[i], case.types[i]) for i in case.constants}
+    inputs = [
+        QuantizedOperand(real.types[i] if i in constants else t, constants.get(i))
+        for i, t in enumerate(case.types)
+    ]
+    found = real.op.quantize(inputs, [t.codes for t in case.results], ElementType.I8)
+    assert isinstance(found, Quantized)
+    types, arrays = list(case.types), list(case.arrays)
+    for i, (type_, array) in found.constants.items():
+        types[i], arrays[i] = type_, array
+    assert found.op.infer(types) == case.results
+    assert (
+        found.op.overflow(types, [a if i in case.constants else None for i, a in enumerate(arrays)]) is None
+    )
+    again = OpCase(found.op, tuple(types), tuple(arrays), case.constants)
+    assert [r.dtype for r in run_reference(again)] == [t.element.dtype for t in case.results]
+
+
+@for_each_operator
+def test_numbers_do_not_change_the_form(mnemonic: str, data: st.DataObject) -> None:
+    """Layers that differ in scales, zero points and clamps alone share one kernel."""
+    case = draw(data, mnemonic)
+    if case.op.is_view or case.is_float or case.constants:
+        return
+    other = OpCase(with_other_numbers(case.op), tuple(renumbered(t) for t in case.types), case.arrays)
+    assert case.op.lower(*operands(case)).form == other.op.lower(*operands(other)).form
+
+
+def as_real(case: OpCase) -> OpCase:
+    """The float operator that the case's operator was quantized from."""
+    arrays = tuple(dequantized(a, t) for a, t in zip(case.arrays, case.types, strict=True))
+    changed = {"to": None} if hasattr(case.op, "to") else {}
+    return OpCase(
+        replace(case.op, **changed), tuple(f32(*t.shape) for t in case.types), arrays, case.constants
+    )
+
+
+def with_other_numbers(op: Op) -> Op:
+    """The same structure with another output scale, zero point and clamp, where the operator has any."""
+    changed: dict[str, Any] = {}
+    to = getattr(op, "to", None)
+    if isinstance(to, QuantizedType) and op.fixed_output(to.element) is None:
+        changed["to"] = QuantizedType(to.element, other_numbers(to.quantization))
+    if hasattr(op, "clamp"):
+        changed["clamp"] = (-0.5, 0.75)
+    return with_fields(op, changed)
+
+
+def with_fields(op: Op, changed: Mapping[str, Any]) -> Op:
+    """`dataclasses.replace`: concrete operators are dataclasses, their base is none."""
+    return cast(Any, replace)(op, **changed)
+
+
+def renumbered(type_: TensorType) -> TensorType:
+    q = type_.quantization
+    return type_ if q is None else replace(type_, quantization=other_numbers(q))
+
+
+def other_numbers(q: Quantization) -> Quantization:
+    return replace(q, scales=tuple(s * 1.5 for s in q.scales), zero_point=q.zero_point // 2 + 1)
 
 
 def operands(case: OpCase, padding: int | None = None) -> tuple[list[Operand], list[Operand]]:

@@ -120,6 +120,18 @@ class Op(ABC):
         del element
         return None
 
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        """The operator f' with f(transpose(x, permutation), …) = transpose(f'(x, …), permutation), all inputs
+        of full rank alike; None where the operator does not commute with permutations of its axes."""
+        del permutation
+        return None
+
+    def takes_strides(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+        """Whether the kernel can read or write an operand of `shape` that lies with these strides inside
+        a wider buffer. Loop forms take any; views take none."""
+        del shape, strides
+        return not self.is_view
+
     def overflow(self, inputs: Types, constants: Sequence[Array | None]) -> str | None:
         """Why an accumulator of this node could leave int32, from the actual constants and the whole range
         of the activations' codes; None where it cannot. The verifier refuses the node with this reason."""

@@ -17,7 +17,7 @@ from tvm import ir, tirx
 from tvm.s_tir import transform as st
 from tvm.tirx import transform as tx
 from tvm.tirx.buffer import is_buffer_var
-from tvm.tirx.stmt import AllocBuffer, AttrStmt, DeclBuffer, For, IfThenElse, Return, SeqStmt, While
+from tvm.tirx.stmt import AllocBuffer, AttrStmt, Bind, DeclBuffer, For, IfThenElse, Return, SeqStmt, While
 
 Stmt = Any  # TVM's statement classes carry no types
 
@@ -66,12 +66,19 @@ class _RangeOfTiles:
 
 
 def _plain_function(f: Any) -> Any:
+    """attrs: `bitloom.may_alias`, where there is one, names the buffers that may be one and the same."""
+    may_alias = f.attrs.get("bitloom.may_alias", ())
     parameters: list[Any] = []
     declarations: list[Any] = []
     for p in f.params:
         if is_buffer_var(p):
             pointer = tirx.Var(p.name, ir.PointerType(p.ty.dtype, "global"))
-            declarations.append(DeclBuffer(p, data=pointer))
+            data = pointer
+            if p.name in may_alias:
+                # LLVM takes buffers for disjoint unless their pointers are bound in the body.
+                data = tirx.Var(f"{p.name}_data", pointer.ty)
+                declarations.append(Bind(data, pointer))
+            declarations.append(DeclBuffer(p, data=data))
             parameters.append(pointer)
         else:
             parameters.append(p)

@@ -85,6 +85,9 @@ class Conv2D(Op):
             return (accumulator.astype(np.int32),)
         return (requantized(accumulator, inputs, self.to, self.clamp),)
 
+    def takes_strides(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+        return is_pixel_slice(shape, strides)
+
     def overflow(self, inputs: Types, constants: Sequence[Array | None]) -> str | None:
         return overflow_reason(inputs, constants)
 
@@ -127,6 +130,13 @@ class Conv2D(Op):
 def pitch(operand: Operand) -> int | None:
     """Elements between neighbouring pixels of an NHWC operand; None where it is dense."""
     return None if operand.strides is None else operand.strides[2]
+
+
+def is_pixel_slice(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether neighbouring pixels lie a constant pitch apart: channels contiguous, rows without gaps."""
+    n, h, w, _ = shape
+    dense_rows = h == 1 or strides[1] == w * strides[2]
+    return strides[3] == 1 and dense_rows and (n == 1 or strides[0] == h * w * strides[2])
 
 
 @imports("Conv")

@@ -38,7 +38,7 @@ PARTIAL = (Function.LOG, Function.POWER, Function.SQRT)
 def clips(draw: DrawFn) -> OpCase:
     type_, array = draw(activations(draw(shapes(3))))
     low, high = draw(st.sampled_from([c for c in CLAMPS if c is not None]))
-    return OpCase(Clip(low, high), (type_,), (array,), slack=None)
+    return OpCase(Clip(low, high), (type_,), (array,))
 
 
 @st.composite

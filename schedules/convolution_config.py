@@ -1,0 +1,199 @@
+"""Decisions of the convolution template, and the analytic model that makes them without measuring."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from compiler.lowering.machine import CpuMachine, DotProduct
+from schedules.convolution_geometry import Geometry
+from schedules.convolution_packing import panel_vectors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvolutionConfig:
+    """lanes: int32 lanes of a vector of output channels. vectors: of a micro-tile. rows, columns: output
+    pixels of a micro-tile; rows divides the grid's height. unroll: step groups per loop iteration.
+    share_rows, share_columns, share_panels: what one share computes, in output rows and columns and in
+    panels of `vectors` vectors. panels_inner: a share goes over its panels for each micro-tile of
+    pixels, rather than over its pixels for each panel of weights.
+    """
+
+    lanes: int
+    vectors: int
+    rows: int
+    columns: int
+    unroll: int
+    share_rows: int
+    share_columns: int
+    share_panels: int
+    panels_inner: bool
+
+
+def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) -> None:
+    """Errors: ValueError with the reason why the template cannot take this configuration."""
+    c = config
+    if c.lanes not in _lane_choices(g, machine):
+        raise ValueError(f"{c.lanes} lanes: {machine.name} has vectors of {_lane_choices(g, machine)}")
+    if min(c.vectors, c.columns, c.unroll, c.rows, c.share_columns, c.share_panels) < 1:
+        raise ValueError(f"every tile needs at least one element: {c}")
+    if g.height % c.rows or c.share_rows % c.rows:
+        raise ValueError(f"tiles of {c.rows} rows do not divide {g.height} rows and shares of {c.share_rows}")
+    if c.columns > g.width:
+        raise ValueError(f"a tile of {c.columns} columns is wider than the image of {g.width}")
+    whole = c.share_columns == g.width
+    if not whole and (c.share_columns % c.columns or c.share_columns > g.width):
+        raise ValueError(f"shares of {c.share_columns} columns are no multiple of {c.columns}")
+    if not whole and not _cuts_columns(g):
+        raise ValueError("only a pointwise grid may be cut between columns")
+
+
+def _cuts_columns(g: Geometry) -> bool:
+    """Whether shares may take part of a row: copied rows are whole ones, but for pointwise grids."""
+    return not g.copies or (g.height == g.images == 1 and not g.padded and g.segments == 1)
+
+
+def _lane_choices(g: Geometry, machine: CpuMachine) -> tuple[int, ...]:
+    """Vector widths that the dot product comes in, widest first."""
+    if g.dot.kind in (DotProduct.VNNI, DotProduct.PMADDWD):
+        return tuple(n for n in (16, 8, 4) if n <= machine.lanes)
+    return (machine.lanes,)
+
+
+def default_config(g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
+    """The micro-tile of least estimated cycles, and shares that suit the caches and a few cores."""
+    _, tile = min(_tiles(g, machine), key=lambda costed: costed[0])
+    return _with_shares(tile, g, machine)
+
+
+def candidates(g: Geometry, machine: CpuMachine) -> Iterator[ConvolutionConfig]:
+    """Micro-tiles by rising estimate, each with both loop orders and a few unroll factors."""
+    for _, tile in sorted(_tiles(g, machine), key=lambda costed: costed[0])[:24]:
+        base = _with_shares(tile, g, machine)
+        for unroll, inner in product((1, 2, 4), (False, True)):
+            yield replace(base, unroll=unroll, panels_inner=inner)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    lanes: int
+    vectors: int
+    rows: int
+    columns: int
+
+
+def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, _Tile]]:
+    """Micro-tiles whose accumulators fit the registers, with their estimated cycles for the layer."""
+    found: list[tuple[float, _Tile]] = []
+    rows = [r for r in (1, 2, 3, 4, 7) if g.height % r == 0]
+    widest = min(g.width, machine.vector_registers)
+    for lanes, vectors, height, width in product(
+        _lane_choices(g, machine), range(1, 9), rows, range(1, widest + 1)
+    ):
+        if vectors > -(-g.group_outputs // lanes):
+            continue
+        if height > 1 and width * height > 16:
+            continue
+        crowded = height * width > _cached_pixels(g, machine)
+        if not crowded and _registers(height * width, vectors, g) <= machine.vector_registers:
+            tile = _Tile(lanes, vectors, height, width)
+            found.append((_cycles(tile, g, machine), tile))
+    return found
+
+
+# Ways of a first-level cache, and bytes of a line: the same on all machines of interest.
+_WAYS, _LINE = 8, 64
+
+
+def _cached_pixels(g: Geometry, machine: CpuMachine) -> int:
+    """Neighbouring pixels whose lines can stay in the first-level cache together.
+
+    Pixels a large power of two apart share few sets, and a micro-tile reads all of its pixels in step.
+    """
+    distance = g.stride[1] * g.pixel_pitch * (2 if g.dot.activation == "int16" else 1)
+    sets = machine.l1_bytes // (_WAYS * _LINE)
+    if distance % _LINE:
+        return sets * _WAYS
+    return sets // math.gcd(sets, distance // _LINE) * _WAYS
+
+
+def _registers(pixels: int, vectors: int, g: Geometry) -> int:
+    """Accumulators, weights, and activations: all pixels' at once where the dot product reads lanes."""
+    activations = {DotProduct.SDOT: pixels, DotProduct.NONE: 4}.get(g.dot.kind, 1)
+    unpacking = 0 if g.form.weight.bits == 8 and g.dot.activation != "int16" else 2
+    return pixels * vectors + vectors + activations + unpacking
+
+
+def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
+    """Estimated cycles of the layer: every micro-tile takes per step the longer of its dot products and
+    its loads (two small ones per cycle, one vector), at least the latency of an accumulator's chain,
+    and about five cycles per vector to requantize."""
+    unit = max(0.5, tile.lanes / machine.lanes) if machine.vector_bits == 512 else tile.lanes / machine.lanes
+    steps = g.segments * g.steps
+    wide, ragged = divmod(g.width, tile.columns)
+    total = 0.0
+    for vectors, panels in _counts(panel_vectors(g.group_outputs, tile.lanes, tile.vectors)):
+        for columns, tiles in ((tile.columns, wide), (ragged, 1)):
+            if not columns:
+                continue
+            pixels = tile.rows * columns
+            dots = pixels * vectors * unit
+            loads = vectors * unit + pixels * 0.5
+            unpack = 0 if g.form.weight.bits == 8 else 2 * vectors * unit
+            per_step = max(dots + unpack / 2, loads + unpack, 4)
+            # Four vectors are narrowed together, with about eight registers of constants: accumulators
+            # that those push out of the registers are stored and loaded again.
+            spilled = max(0, pixels * vectors + 8 - machine.vector_registers)
+            finish = 20 * -(-pixels * vectors // 4) * unit + 4 * spilled + 10
+            total += panels * tiles * (steps * per_step + g.segments * 2 + finish)
+    return total * (g.height // tile.rows) * g.images * g.form.groups
+
+
+def _counts(panels: list[int]) -> list[tuple[int, int]]:
+    return [(v, panels.count(v)) for v in dict.fromkeys(panels)]
+
+
+# A share below this many multiply-accumulates is not worth handing to another thread (about 10 µs).
+_SHARE_MACS = 1_000_000
+_MOST_SHARES = 16
+
+
+def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
+    """Cuts the larger of weights and activations, so that each share streams the smaller one whole."""
+    panels = g.form.groups * -(-g.group_outputs // (tile.lanes * tile.vectors))
+    wanted = max(1, min(_MOST_SHARES, g.form.macs // _SHARE_MACS))
+    weight_bytes = g.form.out_channels * g.segments * g.steps * g.dot.products * g.form.weight.bits // 8
+    input_bytes = g.form.batch * g.form.in_height * g.form.in_width * g.form.in_channels
+    by_columns = _cuts_columns(g) and g.height == g.images == 1
+    units = -(-g.width // tile.columns) if by_columns else g.height // tile.rows
+    weights_first = weight_bytes > input_bytes
+    cuts = _cuts(wanted, (panels, units)) if weights_first else _cuts(wanted, (units, panels))[::-1]
+    panel_cuts, unit_cuts = cuts
+    block = -(-units // unit_cuts)
+    share_panels = -(-panels // panel_cuts)
+    share_weights = share_panels * tile.vectors * tile.lanes * g.segments * g.steps * g.dot.products
+    return ConvolutionConfig(
+        lanes=tile.lanes,
+        vectors=tile.vectors,
+        rows=tile.rows,
+        columns=tile.columns,
+        unroll=1,
+        share_rows=tile.rows if by_columns else block * tile.rows,
+        share_columns=min(g.width, block * tile.columns) if by_columns else g.width,
+        share_panels=share_panels,
+        panels_inner=share_weights <= machine.l1_bytes // 2,
+    )
+
+
+def _cuts(wanted: int, lengths: tuple[int, int]) -> tuple[int, int]:
+    """Parts of two axes that make about `wanted` shares, cutting the first axis as far as it goes."""
+    first = _even_parts(lengths[0], min(wanted, lengths[0]))
+    return first, _even_parts(lengths[1], min(math.ceil(wanted / first), lengths[1]))
+
+
+def _even_parts(length: int, wanted: int) -> int:
+    """A number of parts near `wanted` into which `length` units fall most evenly."""
+    choices = range(max(1, wanted * 2 // 3), min(length, wanted * 2) + 1) if wanted > 1 else (1,)
+    return min(choices, key=lambda n: (-(-length // n) * n / length + 0.01 * abs(n - wanted), n))

@@ -1,0 +1,314 @@
+"""TIR of a convolution kernel: shares, micro-tiles and their ragged ends, from a plan's decisions.
+
+A micro-tile keeps pixels x vectors of int32 accumulators in registers over the whole reduction. Ragged
+ends are micro-tiles of their own size rather than predicates (a predicated tile cannot be tensorized,
+and a predicate in the inner loop costs more than the tile), which is why the nest is written here and
+not derived by schedule primitives. The outermost loop is parallel over shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as tir
+
+from compiler.lowering.machine import DotProduct
+from compiler.numerics.element import ElementType
+from schedules.convolution import ConvolutionPlan
+from schedules.convolution_copy import copy_rows
+from schedules.convolution_packing import ChannelField, Parameter
+from schedules.intrinsics import Buffer, Expr, PlainInstructions, constant, load, reinterpret, store
+from schedules.intrinsics_arm import NeonInstructions, SignedDot
+from schedules.intrinsics_x86 import ByteDot, WordDot
+
+
+def instructions(plan: ConvolutionPlan) -> PlainInstructions:
+    """Vector code for the plan's dot product."""
+    match plan.geometry.dot.kind, plan.machine.dot:
+        case DotProduct.VNNI, _:
+            return ByteDot()
+        case DotProduct.PMADDWD, native:
+            return WordDot(fused=native is DotProduct.VNNI)
+        case DotProduct.SDOT, _:
+            return SignedDot()
+        case _, DotProduct.SDOT | DotProduct.SMLAL:
+            return NeonInstructions()
+        case _:
+            return PlainInstructions()
+
+
+def convolution_function(plan: ConvolutionPlan) -> Any:
+    """PrimFunc of the plan, named by its symbol."""
+    with IRBuilder() as builder, tir.prim_func(s_tir=True):
+        tir.func_name(plan.symbol)
+        tir.func_attr({"global_symbol": plan.symbol, "tirx.noalias": True})
+        operands = {name: _operand(plan, name) for name in plan.operands}
+        with tir.parallel(0, plan.tiles) as share:
+            _Share(plan, operands, share).emit()
+    return builder.get()
+
+
+def _operand(plan: ConvolutionPlan, name: str) -> Buffer:
+    """A flat buffer aligned to its elements only, because operands may be slices of wider tensors."""
+    count, dtype = plan.operand_type(name)
+    itemsize = int(dtype.lstrip("uint")) // 8
+    return tir.arg(name, tir.buffer((count,), dtype, align=itemsize))
+
+
+class _Share:
+    """Emits one share: a block of output pixels by a range of panels of output channels."""
+
+    def __init__(self, plan: ConvolutionPlan, operands: dict[str, Buffer], share: Expr) -> None:
+        self.plan, self.g, self.config = plan, plan.geometry, plan.config
+        self.operands = operands
+        self.code = instructions(plan)
+        blocks = plan.blocks
+        panel_block, rest = share % blocks.panels, share // blocks.panels
+        column_block, rest = rest % blocks.columns, rest // blocks.columns
+        row_block, self.image = rest % blocks.rows, rest // blocks.rows
+        self.panel = panel_block * self.config.share_panels
+        self.column = column_block * self.config.share_columns
+        self.row = row_block * self.config.share_rows
+        self.panels = _clipped(self.config.share_panels, plan.panels, self.panel)
+        self.rows = _clipped(self.config.share_rows, self.g.height, self.row)
+        self.columns = _clipped(self.config.share_columns, self.g.width, self.column)
+        self.last_columns = column_block == blocks.columns - 1
+
+    def emit(self) -> None:
+        g = self.g
+        if g.copies:
+            copy_rows(
+                self.plan, self.operands, (self.image, self.row, self.column), (self.rows, self.columns)
+            )
+            self.source, self.row_pitch = self.operands["scratch"], self.plan.scratch_row
+            self.origin: Expr = 0
+        else:
+            self.source, self.row_pitch = self.operands["input"], g.form.in_width * g.input_pitch
+            row = self.image * g.form.in_height + self.row * g.stride[0]
+            self.origin = row * self.row_pitch + self.column * g.stride[1] * g.pixel_pitch
+        if self.config.panels_inner:
+            self._over_pixels(
+                lambda y, x, width: self._over_panels(lambda p, n: self._micro(y, x, width, p, n))
+            )
+        else:
+            self._over_panels(
+                lambda p, n: self._over_pixels(lambda y, x, width: self._micro(y, x, width, p, n))
+            )
+
+    def _over_pixels(self, body: Callable[[Expr, Expr, int], None]) -> None:
+        """body(row, column, columns of the micro-tile), relative to the share."""
+        height, width = self.config.rows, self.config.columns
+        tail = self.g.width % width
+        with tir.serial(0, self.rows // height) as y:
+            if self.config.share_columns >= width:
+                with tir.serial(0, self.columns // width) as x:
+                    body(y * height, x * width, width)
+            if tail:
+                with tir.If(self.last_columns), tir.Then():
+                    body(y * height, self.columns - tail, tail)
+
+    def _over_panels(self, body: Callable[[Expr, bool], None]) -> None:
+        """body(panel, whether it is the ragged last panel of a channel group)."""
+        per_group = self.plan.panels_per_group
+        with tir.serial(0, self.panels) as offset:
+            panel = self.panel + offset
+            if per_group == 1 or not self.plan.ragged_panels:
+                body(panel, self.plan.ragged_panels)
+                return
+            with tir.If(panel % per_group == per_group - 1):
+                with tir.Then():
+                    body(panel, True)
+                with tir.Else():
+                    body(panel, False)
+
+    def _micro(self, y: Expr, x: Expr, columns: int, panel: Expr, ragged: bool) -> None:
+        _MicroTile(self, y, x, columns, panel, ragged).emit()
+
+
+def _clipped(block: int, total: int, start: Expr) -> Expr:
+    """Extent of a block that starts at `start`; a number where all blocks are equal."""
+    return block if total % block == 0 else tirx.min(tirx.const(block, "int32"), total - start)
+
+
+class _MicroTile:
+    """Emits the accumulation, requantization and stores of one micro-tile."""
+
+    def __init__(self, share: _Share, y: Expr, x: Expr, columns: int, panel: Expr, ragged: bool) -> None:
+        self.share, self.plan, self.g, self.code = share, share.plan, share.g, share.code
+        self.y, self.x, self.panel, self.ragged = y, x, panel, ragged
+        self.vectors = self.plan.tail_vectors if ragged else share.config.vectors
+        self.lanes = share.config.lanes
+        self.pixels = [(i, j) for i in range(share.config.rows) for j in range(columns)]
+        per_group = self.plan.panels_per_group
+        self.group, self.group_panel = panel // per_group, panel % per_group
+
+    def emit(self) -> None:
+        count = len(self.pixels) * self.vectors * self.lanes
+        self.accumulators = tir.alloc_buffer((count,), "int32", scope="local")
+        bias = [tir.Bind(self._channel(ChannelField.BIAS, v)) for v in range(self.vectors)]
+        for p in range(len(self.pixels)):
+            for v in range(self.vectors):
+                self._set(p, v, bias[v])
+        self._accumulate()
+        if self.g.form.requantizes:
+            self._move_left()
+            self._store_codes()
+        else:
+            for p in range(len(self.pixels)):
+                for v in range(self.vectors):
+                    self._store(p, v, 1, self._get(p, v), "int32")
+
+    def _slot(self, p: int, v: int) -> int:
+        return (p * self.vectors + v) * self.lanes
+
+    def _get(self, p: int, v: int) -> Expr:
+        return load(self.accumulators, self._slot(p, v), "int32", self.lanes)
+
+    def _set(self, p: int, v: int, value: Expr) -> None:
+        store(self.accumulators, self._slot(p, v), value, self.lanes)
+
+    def _channel(self, field: ChannelField, v: int) -> Expr:
+        width = self.share.config.vectors * self.lanes
+        offset = (self.panel * self.plan.channel_fields + int(field)) * width + v * self.lanes
+        return load(self.share.operands["channels"], offset, "int32", self.lanes)
+
+    def _accumulate(self) -> None:
+        g, share = self.g, self.share
+        unroll = share.config.unroll
+        step_groups = g.step_groups
+        self.vector_bytes = self.lanes * g.dot.products
+        group_bytes = self.plan.group_weight_bytes
+        full_panel = self.plan.panel_weight_bytes(share.config.vectors)
+        weights = self.group * group_bytes + self.group_panel * full_panel
+        segment_bytes = step_groups * self.vectors * self.vector_bytes
+        channel = self.group * g.group_inputs
+        row = (share.origin + self.y * g.stride[0] * share.row_pitch) + self.x * g.stride[1] * g.pixel_pitch
+        base = tir.Bind(row + channel) if not isinstance(row + channel, int) else row + channel
+        form = g.form
+        with tir.serial(0, g.segment_rows) as i, tir.serial(0, g.segment_columns) as j:
+            origin = base + i * form.dilation[0] * share.row_pitch + j * form.dilation[1] * g.pixel_pitch
+            panel = weights + (i * g.segment_columns + j) * segment_bytes
+            # The last group is peeled off: only it may be short or need its surplus products masked.
+            rounds = (step_groups - 1) // unroll
+            if rounds:
+                with tir.serial(0, rounds) as r:
+                    self._groups(origin, panel, r * unroll, unroll)
+            self._groups(origin, panel, rounds * unroll, step_groups - rounds * unroll, last=True)
+
+    def _groups(self, origin: Expr, panel: Expr, first: Expr, count: int, last: bool = False) -> None:
+        """`count` step groups from `first` on; `last` where they end the segment."""
+        g, products = self.g, self.g.dot.products
+        activations = origin + first * (g.fields * products)
+        for group in range(count):
+            offset = panel + (first + group) * (self.vectors * self.vector_bytes)
+            packed = [
+                tir.Bind(
+                    self.share.operands["weight"].vload(
+                        [offset + v * self.vector_bytes], f"int8x{self.vector_bytes}"
+                    )
+                )
+                for v in range(self.vectors)
+            ]
+            ends = last and group == count - 1
+            fields = g.steps - (g.step_groups - 1) * g.fields if ends else g.fields
+            for field in range(fields):
+                surplus = -g.run % products if ends and field == fields - 1 else 0
+                weights = [tir.Bind(self._unpacked(w, field, surplus)) for w in packed]
+                self._step(activations, group * g.fields + field, weights)
+
+    def _step(self, activations: Expr, step: int, weights: list[Expr]) -> None:
+        for p, offset in enumerate(self._pixel_offsets()):
+            a = tir.Bind(self.code.spread(self.share.source, activations + offset, step, self.lanes))
+            for v, w in enumerate(weights):
+                self._set(p, v, self.code.accumulate(self._get(p, v), a, w, self.lanes))
+
+    def _pixel_offsets(self) -> list[int]:
+        stride, pitch = self.g.stride, self.g.pixel_pitch
+        return [i * stride[0] * self.share.row_pitch + j * stride[1] * pitch for i, j in self.pixels]
+
+    def _unpacked(self, packed: Expr, field: int, surplus: int) -> Expr:
+        """int8 weights of one step from bytes of several; the last `surplus` products of a lane are 0.
+
+        Only binary weights need that: every other width has a code for 0.
+        """
+        element, n = self.g.form.weight, self.vector_bytes
+        if element.bits == 8:
+            return packed
+        unsigned = tirx.shift_right(
+            reinterpret(f"uint8x{n}", packed), constant(field * element.bits, "uint8", n)
+        )
+        code = reinterpret(f"int8x{n}", unsigned & constant((1 << element.bits) - 1, "uint8", n))
+        if element is not ElementType.B1:
+            return code + constant(element.low, "int8", n)
+        signs = code + code - constant(1, "int8", n)
+        if not surplus:
+            return signs
+        word = f"int{8 * self.g.dot.products}"
+        mask = constant((1 << 8 * (self.g.dot.products - surplus)) - 1, word, self.lanes)
+        return reinterpret(f"int8x{n}", reinterpret(f"{word}x{self.lanes}", signs) & mask)
+
+    def _parameter(self, field: Parameter) -> Expr:
+        return self.share.operands["parameters"][int(field)]
+
+    def _move_left(self) -> None:
+        """Factors of 1/4 and more: a uniform branch, never taken in most layers."""
+        with tir.If(self._parameter(Parameter.MOVES_LEFT) != 0), tir.Then():
+            for v in range(self.vectors):
+                limit = tir.Bind(self._channel(ChannelField.LIMIT, v))
+                left = tir.Bind(self._channel(ChannelField.LEFT, v))
+                lowest = constant(-1, "int32", self.lanes) - limit
+                for p in range(len(self.pixels)):
+                    clamped = tirx.max(tirx.min(self._get(p, v), limit), lowest)
+                    self._set(p, v, tirx.shift_left(clamped, left))
+
+    def _store_codes(self) -> None:
+        """Rescales and narrows vectors pixel by pixel, so that a pixel's neighbouring channels meet."""
+        lanes, dtype = self.lanes, self.plan.operand_type("output")[1]
+        bounds = [self._parameter(f) for f in (Parameter.ZERO_POINT, Parameter.LOW, Parameter.HIGH)]
+        together = self.code.narrows[self.g.form.output.bits]
+        fields = (ChannelField.MULTIPLIER, ChannelField.ROUNDING, ChannelField.SHIFT)
+        constants = [[tir.Bind(self._channel(f, v)) for f in fields] for v in range(self.vectors)]
+        places = [(p, v) for p in range(len(self.pixels)) for v in range(self.vectors)]
+        for first in range(0, len(places), together):
+            batch = places[first : first + together]
+            scaled = [tir.Bind(self.code.rescale(self._get(p, v), *constants[v], lanes)) for p, v in batch]
+            scaled += [scaled[-1]] * (together - len(scaled))
+            codes = tir.Bind(self.code.narrow(scaled, *bounds, lanes, dtype))
+            for run in self._runs(batch):
+                part = list(range(run[0] * lanes, (run[-1] + 1) * lanes))
+                value = tirx.Shuffle([codes], part) if len(part) < together * lanes else codes
+                self._store(*batch[run[0]], len(run), value, dtype)
+
+    def _runs(self, batch: list[tuple[int, int]]) -> list[list[int]]:
+        """Positions in the batch cut into runs whose channels are neighbours in memory, all valid or one."""
+        runs: list[list[int]] = []
+        for i, (p, v) in enumerate(batch):
+            joins = runs and batch[i - 1] == (p, v - 1) and not self._surplus(v)
+            runs[-1].append(i) if joins else runs.append([i])
+        return runs
+
+    def _surplus(self, v: int) -> int:
+        """Lanes of vector v beyond the group's channels."""
+        return self.plan.surplus_lanes if self.ragged and v == self.vectors - 1 else 0
+
+    def _store(self, p: int, v: int, count: int, value: Expr, dtype: str) -> None:
+        """Stores `count` vectors from v on; a vector that is not all channels comes alone."""
+        g, share, output = self.g, self.share, self.share.operands["output"]
+        i, j = self.pixels[p]
+        row = share.image * g.height + share.row + self.y + i
+        pixel = row * g.width + share.column + self.x + j
+        first = (self.group_panel * share.config.vectors + v) * self.lanes
+        offset = pixel * g.output_pitch + self.group * g.group_outputs + first
+        if not self._surplus(v):
+            store(output, offset, value, count * self.lanes)
+            return
+        staged = tir.alloc_buffer((self.lanes,), dtype, scope="local")
+        store(staged, 0, value, self.lanes)
+        done, valid = 0, self.lanes - self._surplus(v)
+        while done < valid:
+            piece = 1 << ((valid - done).bit_length() - 1)
+            store(output, offset + done, load(staged, done, dtype, piece), piece)
+            done += piece

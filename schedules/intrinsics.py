@@ -1,0 +1,76 @@
+"""The vector arithmetic of a convolution kernel, as TIR expressions: plain, and what machines override.
+
+Expressions are TVM's, which carry no types. Vectors have `lanes` int32 lanes; `products` is how many
+activations and weights one step takes per lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script.builder import ir as tir
+
+Expr = Any
+Buffer = Any
+
+
+def broadcast(scalar: Expr, lanes: int) -> Expr:
+    return tirx.Broadcast(scalar, lanes) if lanes > 1 else scalar
+
+
+def load(buffer: Buffer, offset: Expr, dtype: str, lanes: int) -> Expr:
+    """buffer[offset : offset + lanes]; dtype is the buffer's."""
+    return buffer.vload([offset], f"{dtype}x{lanes}") if lanes > 1 else buffer[offset]
+
+
+def store(buffer: Buffer, offset: Expr, value: Expr, lanes: int) -> None:
+    """buffer[offset : offset + lanes] = value."""
+    tir.buffer_store(buffer, value, [tirx.Ramp(offset, 1, lanes) if lanes > 1 else offset])
+
+
+def constant(value: int, dtype: str, lanes: int) -> Expr:
+    return broadcast(tirx.const(value, dtype), lanes)
+
+
+def cast(dtype: str, lanes: int, value: Expr) -> Expr:
+    return tirx.Cast(f"{dtype}x{lanes}" if lanes > 1 else dtype, value)
+
+
+def reinterpret(dtype: str, value: Expr) -> Expr:
+    return tirx.reinterpret(dtype, value)
+
+
+class PlainInstructions:
+    """Any machine: one product per step, widened to int32; LLVM finds the multiplies that it can."""
+
+    products = 1
+    # How many vectors of results `narrow` turns into codes together, by bits of the code.
+    narrows: Mapping[int, int] = MappingProxyType({8: 1, 16: 1})
+
+    def spread(self, source: Buffer, offset: Expr, step: int, lanes: int) -> Expr:
+        """The activations of step `step` behind `offset`, the same for every lane. May read up to
+        16 bytes from the first step of an unrolled group on."""
+        return broadcast(tirx.Cast("int32", source[offset + step]), lanes)
+
+    def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
+        """accumulator + products; weights: int8 vector [lane, product]."""
+        return accumulator + activations * cast("int32", lanes, weights)
+
+    def rescale(self, a: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int) -> Expr:
+        """((a * multiplier >> 32) + rounding) >> shift, exactly; rounding = 2**(shift - 1)."""
+        product = cast("int64", lanes, a) * cast("int64", lanes, multiplier)
+        high = cast("int32", lanes, tirx.shift_right(product, constant(32, "int64", lanes)))
+        return tirx.shift_right(high + rounding, shift)
+
+    def narrow(
+        self, scaled: Sequence[Expr], zero: Expr, low: Expr, high: Expr, lanes: int, dtype: str
+    ) -> Expr:
+        """Codes clamp(scaled + zero, low, high) of all given vectors in a row, as `dtype`; scalars zero,
+        low and high are int32, and low and high lie in dtype's range."""
+        (value,) = scaled
+        shifted = value + broadcast(zero, lanes)
+        clamped = tirx.max(tirx.min(shifted, broadcast(high, lanes)), broadcast(low, lanes))
+        return cast(dtype, lanes, clamped)

@@ -1,0 +1,112 @@
+"""Dot products and rescaling of x86: AVX-512 and AVX2, with VNNI and without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from tvm import tirx
+
+from schedules.intrinsics import Buffer, Expr, PlainInstructions, broadcast, cast, constant, reinterpret
+
+_PACK_WORDS = {
+    4: "llvm.x86.sse2.packssdw.128",
+    8: "llvm.x86.avx2.packssdw",
+    16: "llvm.x86.avx512.packssdw.512",
+}
+_PACK_SIGNED = {
+    4: "llvm.x86.sse2.packsswb.128",
+    8: "llvm.x86.avx2.packsswb",
+    16: "llvm.x86.avx512.packsswb.512",
+}
+_PACK_UNSIGNED = {
+    4: "llvm.x86.sse2.packuswb.128",
+    8: "llvm.x86.avx2.packuswb",
+    16: "llvm.x86.avx512.packuswb.512",
+}
+
+
+class _X86Instructions(PlainInstructions):
+    narrows = MappingProxyType({8: 4, 16: 1})
+
+    def narrow(
+        self, scaled: Sequence[Expr], zero: Expr, low: Expr, high: Expr, lanes: int, dtype: str
+    ) -> Expr:
+        """Four vectors to bytes by saturating packs, which save the clamp of most of the way.
+
+        Exact: saturating at 16 bits, before and after the zero point is added, moves only values that
+        lie outside the clamp. The packs interleave 128-bit parts; one permutation undoes that.
+        """
+        if len(scaled) == 1:
+            return super().narrow(scaled, zero, low, high, lanes, dtype)
+        words = f"int16x{2 * lanes}"
+        offset = broadcast(tirx.Cast("int16", zero), 2 * lanes)
+        halves = [
+            tirx.call_llvm_pure_intrin(
+                words, "llvm.sadd.sat", tirx.call_llvm_pure_intrin(words, _PACK_WORDS[lanes], a, b), offset
+            )
+            for a, b in (scaled[:2], scaled[2:])
+        ]
+        name = (_PACK_UNSIGNED if dtype == "uint8" else _PACK_SIGNED)[lanes]
+        packed = tirx.call_llvm_pure_intrin(f"int8x{4 * lanes}", name, *halves)
+        parts = lanes // 4
+        order = [4 * part + vector for vector in range(4) for part in range(parts)]
+        sorted_words = tirx.Shuffle([reinterpret(f"int32x{lanes}", packed)], order) if parts > 1 else packed
+        codes = reinterpret(f"{dtype}x{4 * lanes}", sorted_words)
+        lowest, highest = (broadcast(tirx.Cast(dtype, bound), 4 * lanes) for bound in (low, high))
+        return tirx.max(tirx.min(codes, highest), lowest)
+
+    def rescale(self, a: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int) -> Expr:
+        """High halves by VPMULDQ, which multiplies the even lanes: odd lanes are shifted down to it."""
+        wide = f"int64x{lanes // 2}"
+        a64, m64 = reinterpret(wide, a), reinterpret(wide, multiplier)
+        half = constant(32, "int64", lanes // 2)
+        odd = tirx.shift_right(a64, half) * tirx.shift_right(m64, half)
+        even = _low_halves(a64, half) * _low_halves(m64, half)
+        unsigned = f"uint64x{lanes // 2}"
+        low = tirx.shift_right(reinterpret(unsigned, even), constant(32, "uint64", lanes // 2))
+        upper = reinterpret(unsigned, odd) & constant(0xFFFFFFFF00000000, "uint64", lanes // 2)
+        return tirx.shift_right(reinterpret(f"int32x{lanes}", low | upper) + rounding, shift)
+
+
+def _low_halves(wide: Expr, half: Expr) -> Expr:
+    """Sign-extended low halves of int64 lanes: VPMULDQ ignores the rest, so LLVM drops both shifts."""
+    return tirx.shift_right(tirx.shift_left(wide, half), half)
+
+
+class ByteDot(_X86Instructions):
+    """VPDPBUSD: four products of unsigned activations and signed weights per lane."""
+
+    products = 4
+
+    def spread(self, source: Buffer, offset: Expr, step: int, lanes: int) -> Expr:
+        word = reinterpret("int32", source.vload([offset + 4 * step], "uint8x4"))
+        return reinterpret(f"uint8x{4 * lanes}", broadcast(word, lanes))
+
+    def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+        return tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, accumulator, activations, weights)
+
+
+class WordDot(_X86Instructions):
+    """Two products of int16 activations and weights per lane: VPDPWSSD, or VPMADDWD and an add.
+
+    VPMADDUBSW, twice as fast, saturates its sums of two products and is not exact.
+    """
+
+    products = 2
+
+    def __init__(self, fused: bool) -> None:
+        self.fused = fused
+
+    def spread(self, source: Buffer, offset: Expr, step: int, lanes: int) -> Expr:
+        word = reinterpret("int32", source.vload([offset + 2 * step], "int16x2"))
+        return reinterpret(f"int16x{2 * lanes}", broadcast(word, lanes))
+
+    def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
+        result, words = f"int32x{lanes}", cast("int16", 2 * lanes, weights)
+        if self.fused:
+            name = f"llvm.x86.avx512.vpdpwssd.{32 * lanes}"
+            return tirx.call_llvm_pure_intrin(result, name, accumulator, activations, words)
+        name = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+        return accumulator + tirx.call_llvm_pure_intrin(result, name[lanes], activations, words)
