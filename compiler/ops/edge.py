@@ -37,6 +37,9 @@ class Quantize(Op):
         expect(inputs[0].element is F32, f"quantize takes f32, not {inputs[0]}")
         return (quantized(inputs[0].shape, self.to),)
 
+    def permuted(self, permutation: tuple[int, ...]) -> Op:
+        return self
+
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (arrays[0],)
 
@@ -107,6 +110,9 @@ class Requantize(Op):
         expect(x.element.is_integer and x.quantization is not None, f"requantize takes codes, not {x}")
         expect(x.codes.quantization.axis is None, f"requantize takes one scale, not {x}")
         return (quantized(x.shape, self.to),)
+
+    def permuted(self, permutation: tuple[int, ...]) -> Op:
+        return self
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (arrays[0] if self.clamp is None else np.clip(arrays[0], *self.clamp),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar, Literal
 
@@ -67,6 +67,9 @@ class Concat(Op):
         """The extents that all inputs share."""
         return x.shape[: self.axis] + x.shape[self.axis + 1 :]
 
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        return Concat(permutation[self.axis])
+
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (np.concatenate(arrays, self.axis),)
 
@@ -110,6 +113,10 @@ class Slice(_Move):
             inside = count > 0 and step != 0 and min(begin, last) >= 0 and max(begin, last) < x.shape[d]
             expect(inside, f"slice of {count} from {begin} by {step} leaves axis {d} of {x}")
         return (x.with_shape(self.shape),)
+
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        begin, shape, step = (_restored(f, permutation) for f in (self.begin, self.shape, self.step))
+        return Slice(begin, shape, step)
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         index = [
@@ -156,6 +163,10 @@ class Pad(_Move):
             expect(fits, f"cannot reflect {most} elements of axis {d} of {x}")
         sums = zip(self.before, x.shape, self.after, strict=True)
         return (x.with_shape(tuple(b + n + a for b, n, a in sums)),)
+
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        before, after = _restored(self.before, permutation), _restored(self.after, permutation)
+        return replace(self, before=before, after=after)
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (self._padded(arrays[0], self.value),)
@@ -225,6 +236,10 @@ class Broadcast(_Move):
         expect(fits, f"{x} cannot be broadcast to {list(self.shape)}")
         return (x.with_shape(self.shape),)
 
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        same_rank = len(permutation) == len(self.shape)
+        return Broadcast(_restored(self.shape, permutation)) if same_rank else None
+
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (np.broadcast_to(arrays[0], self.shape).copy(),)
 
@@ -253,6 +268,9 @@ class Gather(_Move):
         )
         return (x.with_shape((*x.shape[: self.axis], len(self.indices), *x.shape[self.axis + 1 :])),)
 
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        return replace(self, axis=permutation[self.axis])
+
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (np.take(arrays[0], self.indices, self.axis),)
 
@@ -263,6 +281,11 @@ class Gather(_Move):
         source = [indices.load(a) if d == self.axis else a for d, a in enumerate(axes)]
         form = LoopForm("gather", (x, indices, y), (Stage("output", axes, x.load(*source)),))
         return Lowered(form, (0,), {"indices": np.array(self.indices, np.int32)})
+
+
+def _restored(of_axes: tuple[int, ...], permutation: tuple[int, ...]) -> tuple[int, ...]:
+    """One number per axis of a transposed tensor, in the order of the axes before the transpose."""
+    return tuple(of_axes[permutation.index(d)] for d in range(len(permutation)))
 
 
 def _one_scale(x: TensorType) -> bool:
