@@ -214,8 +214,7 @@ def test_a_known_condition_takes_one_branch(condition: bool) -> None:
 
     chosen = node("If", "c", "y", then_branch=branch("Neg"), else_branch=branch("Sigmoid"))
     graph = assert_equals_onnxruntime(in_memory(make_model([chosen], {"x": [4]}, ["y"], {"c": condition})))
-    (first, second) = [n.op.mnemonic for n in graph.nodes]
-    assert (first == "unary") is not condition and second == "clip"
+    assert ("unary" in {n.op.mnemonic for n in graph.nodes}) is not condition
 
 
 def test_a_computed_condition_is_refused() -> None:
@@ -300,6 +299,15 @@ def test_reference_models_equal_onnxruntime_in_every_tensor(name: str) -> None:
     assert_equals_onnxruntime(load_model(Path(str(ZOO)) / "models" / f"{name}.onnx"))
 
 
-@pytest.mark.parametrize("name", ["squeezenet", "resnet50", "shufflenet", "densenet121", "inception_v2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "squeezenet",
+        "shufflenet",
+        "inception_v2",
+        pytest.param("resnet50", marks=pytest.mark.slow),
+        pytest.param("densenet121", marks=pytest.mark.slow),
+    ],
+)
 def test_topologies_of_the_onnx_package_equal_onnxruntime(name: str) -> None:
     assert_equals_onnxruntime(load_model(LIGHT / f"light_{name}.onnx"))
