@@ -180,9 +180,9 @@ def test_numbers_do_not_change_the_form(mnemonic: str, data: st.DataObject) -> N
 def as_real(case: OpCase) -> OpCase:
     """The float operator that the case's operator was quantized from."""
     arrays = tuple(dequantized(a, t) for a, t in zip(case.arrays, case.types, strict=True))
-    changed = {"to": None} if hasattr(case.op, "to") else {}
+    changed: dict[str, Any] = {"to": None} if hasattr(case.op, "to") else {}
     return OpCase(
-        replace(case.op, **changed), tuple(f32(*t.shape) for t in case.types), arrays, case.constants
+        with_fields(case.op, changed), tuple(f32(*t.shape) for t in case.types), arrays, case.constants
     )
 
 
