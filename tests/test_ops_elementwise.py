@@ -170,7 +170,7 @@ def test_slopes_of_any_sign_and_size(slope: list[float]) -> None:
 
 def test_inputs_of_one_quantization_take_their_constants_along() -> None:
     to = of_range(-1, 3)
-    x = QuantizedOperand(quantized((2, 3), to))
+    x = QuantizedOperand(quantized((2, 3), of_range(-1, 0.5)))  # will be requantized to `to`
     real = np.array([[0.0, 1.5, 9.0]], np.float32)
     for op in (Concat(0), Minimum()):
         quantization = op.quantize([x, QuantizedOperand(f32(1, 3), real)], [to], I8)
@@ -191,3 +191,5 @@ def test_padding_with_zero_is_the_zero_point() -> None:
     type_ = quantized((2,), QuantizedType(I8, Quantization((0.1,), -7)))
     (codes,) = Pad((1,), (1,)).reference([type_], [np.array([5, 6], np.int8)])
     assert codes.tolist() == [-7, 5, 6, -7]
+    (codes,) = Pad((1,), (1,), value=-np.inf).reference([type_], [np.array([5, 6], np.int8)])
+    assert codes.tolist() == [-128, 5, 6, -128]

@@ -28,7 +28,14 @@ from compiler.numerics.fixed_point import FixedPoint, requantize
 from compiler.numerics.quantization import Quantization, QuantizedType, quantize_array
 from compiler.ops.edge import Requantize
 from compiler.ops.importing import OnnxNode, Results, imports
-from compiler.ops.operands import aligned_operands, broadcast_shape, largest_difference, lower_binary, reals
+from compiler.ops.operands import (
+    aligned_operands,
+    broadcast_shape,
+    integer_or_refusal,
+    largest_difference,
+    lower_binary,
+    reals,
+)
 from compiler.ops.shape import activation_buffers
 
 I16, I32, F32 = ElementType.I16, ElementType.I32, ElementType.F32
@@ -140,9 +147,8 @@ class PRelu(Op):
         if bits < 0:
             return Refusal(f"a slope of {largest:.3g} does not fit i16")
         of = QuantizedType(I16, Quantization((2.0**-bits,)))
-        return Quantized(
-            replace(self, to=to[0]), {1: (quantized(slope.shape, of), quantize_array(slope, of))}
-        )
+        codes = (quantized(slope.shape, of), quantize_array(slope, of))
+        return integer_or_refusal(replace(self, to=to[0]), inputs, {1: codes})
 
     def lower(self, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Lowered:
         """parameters = (zero point in, 2**b, multiplier, shift, zero point out, low, high)."""

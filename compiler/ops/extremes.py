@@ -31,7 +31,6 @@ from compiler.ops.operands import (
     aligned_operands,
     broadcast_shape,
     constants_in,
-    integer_or_refusal,
     lower_binary,
     reals,
 )
@@ -60,7 +59,7 @@ class _Extreme(Op):
     def quantize(
         self, inputs: Sequence[QuantizedOperand], to: Sequence[QuantizedType], weights: ElementType
     ) -> Quantized | Refusal:
-        return integer_or_refusal(self, inputs, constants_in(inputs, to[0]))
+        return Quantized(self, constants_in(inputs, to[0]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,8 @@ def integer_or_refusal(
 def constants_in(
     inputs: Sequence[QuantizedOperand], of: QuantizedType
 ) -> dict[int, tuple[TensorType, Array]]:
-    """The constant inputs of an operator that keeps quantizations, as codes of the common type."""
+    """The constant inputs of an operator that keeps quantizations, as codes of its result's type `of`, which
+    the computed inputs are requantized to."""
     return {
         i: (quantized(o.type.shape, of), quantize_array(o.constant, of))
         for i, o in enumerate(inputs)

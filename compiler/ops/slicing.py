@@ -25,7 +25,7 @@ from compiler.loops.expression import Axis, Expression, clamp, maximum, minimum
 from compiler.loops.form import Buffer, LoopForm, Role, Stage
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.quantization import QuantizedType, quantize_array
-from compiler.ops.operands import Sources, constants_in, integer_or_refusal, load_broadcast, output_buffer
+from compiler.ops.operands import Sources, constants_in, load_broadcast, output_buffer
 from compiler.ops.shape import activation_buffers
 
 I32 = ElementType.I32
@@ -79,7 +79,7 @@ class Concat(Op):
     def quantize(
         self, inputs: Sequence[QuantizedOperand], to: Sequence[QuantizedType], weights: ElementType
     ) -> Quantized | Refusal:
-        return integer_or_refusal(self, inputs, constants_in(inputs, to[0]))
+        return Quantized(self, constants_in(inputs, to[0]))
 
     def lower(self, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Lowered:
         """One stage per input."""

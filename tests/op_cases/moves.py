@@ -57,7 +57,7 @@ def pads(draw: DrawFn) -> OpCase:
     mode = draw(st.sampled_from(PadMode))
     most = [n - 1 if mode is PadMode.REFLECT else 3 for n in shape]
     before, after = (draw(st.tuples(*(st.integers(0, m) for m in most))) for _ in range(2))
-    value = draw(st.sampled_from([0.0, 0.7, -1000.0, -math.inf]))
+    value = draw(st.sampled_from([0.0, 0.7, -1000.0]))
     return OpCase(Pad(before, after, mode, value), (type_,), (array,))
 
 
