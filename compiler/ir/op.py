@@ -124,7 +124,7 @@ class Op(ABC):
         """The operator f' with f(transpose(x, permutation), …) = transpose(f'(x, …), permutation), all inputs
         of full rank alike; None where the operator does not commute with permutations of its axes."""
         del permutation
-        return None
+        return self if self.may_run_in_place else None
 
     def takes_strides(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
         """Whether the kernel can read or write an operand of `shape` that lies with these strides inside

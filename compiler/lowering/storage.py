@@ -126,12 +126,12 @@ class _Placer:
         if place.buffer.input_port is not None:
             return False
         strides = place.strides or dense_strides(x.type.shape)
-        moved = tuple(s * step for s, step in zip(strides, op.steps, strict=True))
-        if any(step < 1 for step in op.steps):
+        moved = tuple(s * step for s, step in zip(strides, op.step, strict=True))
+        if any(step < 1 for step in op.step):
             return False
         if not all(user.op.takes_strides(value.type.shape, moved) for user, _ in value.uses):
             return False
-        offset = place.offset + sum(b * s for b, s in zip(op.begins, strides, strict=True))
+        offset = place.offset + sum(b * s for b, s in zip(op.begin, strides, strict=True))
         self._put(value, Place(place.buffer, offset, _normalized(value.type.shape, moved)))
         return True
 

@@ -58,9 +58,6 @@ class Clip(Op):
         expect(x.quantization is None or x.quantization.axis is None, f"clip takes one scale, not {x}")
         return (x,)
 
-    def permuted(self, permutation: tuple[int, ...]) -> Op:
-        return self
-
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (np.clip(arrays[0], self.low, self.high),)
 
@@ -116,9 +113,6 @@ class PRelu(Op):
         reach = x.codes.scale / self.to.scale * largest_difference(x) * of.scale * (1 << 15)
         expect(reach < 1 << 30, f"prelu of {x} to scale {self.to.scale!r}: the result does not fit 31 bits")
         return (quantized(x.shape, self.to),)
-
-    def permuted(self, permutation: tuple[int, ...]) -> Op:
-        return self
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         x, slope = arrays

@@ -78,9 +78,6 @@ class _Arithmetic(Op):
         """Codes less the zero point, unclamped, of int64 codes less their zero points."""
         raise NotImplementedError
 
-    def permuted(self, permutation: tuple[int, ...]) -> Op:
-        return self
-
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         result = self._real(arrays[0], arrays[1])
         return (result if self.clamp is None else np.clip(result, *self.clamp),)
@@ -282,9 +279,6 @@ class Div(Op):
     def infer(self, inputs: Types) -> tuple[TensorType, ...]:
         expect(all(x.element is F32 for x in inputs), f"div takes f32, not {inputs[0]} and {inputs[1]}")
         return (TensorType(broadcast_shape(inputs), F32),)
-
-    def permuted(self, permutation: tuple[int, ...]) -> Op:
-        return self
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         with np.errstate(divide="ignore", invalid="ignore"):

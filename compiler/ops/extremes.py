@@ -50,9 +50,6 @@ class _Extreme(Op):
         expect(a.quantization is None or a.quantization.axis is None, f"{a} has more than one scale")
         return (a.with_shape(broadcast_shape(inputs)),)
 
-    def permuted(self, permutation: tuple[int, ...]) -> Op:
-        return self
-
     def reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return self.float_reference(inputs, arrays)
 

@@ -54,6 +54,9 @@ class Mean(Op):
         expect(self.factor > 0, f"the factor of a mean must be positive, not {self.factor}")
         return (averaged_type(x, _reduced(x, self.axes), self.to),)
 
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        return replace(self, axes=tuple(sorted(permutation[a] for a in self.axes)))
+
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         result = arrays[0].mean(axis=self.axes, keepdims=True) * arrays[0].dtype.type(self.factor)
         return (result if self.clamp is None else np.clip(result, *self.clamp),)
@@ -117,6 +120,9 @@ class ReduceMax(Op):
         (x,) = inputs
         expect(x.quantization is None or x.quantization.axis is None, f"maximum of per-channel {x}")
         return (x.with_shape(_reduced(x, self.axes)),)
+
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        return ReduceMax(tuple(sorted(permutation[a] for a in self.axes)))
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (arrays[0].max(axis=self.axes, keepdims=True),)

@@ -40,6 +40,11 @@ class Reshape(Op):
         raise TypeError("reshape is a view")
 
 
+def unpermuted(numbers: tuple[int, ...], permutation: tuple[int, ...]) -> tuple[int, ...]:
+    """Numbers per axis of a transposed tensor, in the order of the tensor's own axes."""
+    return tuple(numbers[permutation.index(d)] for d in range(len(permutation)))
+
+
 @dataclass(frozen=True, slots=True)
 class Transpose(Op):
     """Output axis d is input axis permutation[d]."""

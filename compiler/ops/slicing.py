@@ -26,7 +26,7 @@ from compiler.loops.form import Buffer, LoopForm, Role, Stage
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.quantization import QuantizedType, quantize_array
 from compiler.ops.operands import Sources, constants_in, load_broadcast, output_buffer
-from compiler.ops.shape import activation_buffers
+from compiler.ops.shape import activation_buffers, unpermuted
 
 I32 = ElementType.I32
 
@@ -63,12 +63,12 @@ class Concat(Op):
         total = sum(x.shape[self.axis] for x in inputs)
         return (first.with_shape((*first.shape[: self.axis], total, *first.shape[self.axis + 1 :])),)
 
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        return Concat(permutation[self.axis])
+
     def _others(self, x: TensorType) -> Shape:
         """The extents that all inputs share."""
         return x.shape[: self.axis] + x.shape[self.axis + 1 :]
-
-    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
-        return Concat(permutation[self.axis])
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (np.concatenate(arrays, self.axis),)
@@ -115,8 +115,7 @@ class Slice(_Move):
         return (x.with_shape(self.shape),)
 
     def permuted(self, permutation: tuple[int, ...]) -> Op | None:
-        begin, shape, step = (_restored(f, permutation) for f in (self.begin, self.shape, self.step))
-        return Slice(begin, shape, step)
+        return Slice(*(unpermuted(t, permutation) for t in (self.begin, self.shape, self.step)))
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         index = [
@@ -165,7 +164,7 @@ class Pad(_Move):
         return (x.with_shape(tuple(b + n + a for b, n, a in sums)),)
 
     def permuted(self, permutation: tuple[int, ...]) -> Op | None:
-        before, after = _restored(self.before, permutation), _restored(self.after, permutation)
+        before, after = (unpermuted(t, permutation) for t in (self.before, self.after))
         return replace(self, before=before, after=after)
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
@@ -238,7 +237,7 @@ class Broadcast(_Move):
 
     def permuted(self, permutation: tuple[int, ...]) -> Op | None:
         same_rank = len(permutation) == len(self.shape)
-        return Broadcast(_restored(self.shape, permutation)) if same_rank else None
+        return Broadcast(unpermuted(self.shape, permutation)) if same_rank else None
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (np.broadcast_to(arrays[0], self.shape).copy(),)
@@ -281,11 +280,6 @@ class Gather(_Move):
         source = [indices.load(a) if d == self.axis else a for d, a in enumerate(axes)]
         form = LoopForm("gather", (x, indices, y), (Stage("output", axes, x.load(*source)),))
         return Lowered(form, (0,), {"indices": np.array(self.indices, np.int32)})
-
-
-def _restored(of_axes: tuple[int, ...], permutation: tuple[int, ...]) -> tuple[int, ...]:
-    """One number per axis of a transposed tensor, in the order of the axes before the transpose."""
-    return tuple(of_axes[permutation.index(d)] for d in range(len(permutation)))
 
 
 def _one_scale(x: TensorType) -> bool:

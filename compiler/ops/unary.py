@@ -149,9 +149,6 @@ class Unary(Op):
         assert self.to is not None
         return (quantized(x.shape, self.to),)
 
-    def permuted(self, permutation: tuple[int, ...]) -> Op:
-        return self
-
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         with np.errstate(all="ignore"):
             return (_REAL[self.function](arrays[0], self.alpha, self.beta),)

@@ -17,8 +17,8 @@ from compiler.ir.graph import Graph, Node, Value
 from compiler.ir.types import f32
 from compiler.numerics.element import Array, ElementType
 from compiler.ops.convolution import Conv2D
+from compiler.ops.dense import Dense
 from compiler.ops.elementwise import Add, Mul, Sub
-from compiler.ops.matmul import Dense
 from compiler.ops.normalization import BatchNorm
 from compiler.passes.base import Notes, Pass
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Op
-from compiler.ops.unary import Clip
+from compiler.ops.activation import Clip
 from compiler.passes.base import Notes, Pass
 from compiler.passes.fold_batch_norm import take_over
 
@@ -30,8 +30,6 @@ def _fuse(graph: Graph, node: Node) -> bool:
     if producer is None or not has_clamp(producer.op) or len(x.uses) != 1 or graph.is_output(x):
         return False
     clip = cast(Clip, node.op)
-    if clip.to is not None:
-        return False
     graph.set_op(producer, clamped(producer.op, clip.low, clip.high))
     producer.location = producer.location.fuse(node.location)
     take_over(graph, node, x)

@@ -15,6 +15,7 @@ FLOAT_PASSES: tuple[Pass, ...] = (
     FoldConstants(),  # weights become constants, so that the folds below see them
     SinkTransposes(),  # channels last everywhere: batch norms then follow their convolutions directly
     FoldConstants(),  # transposes that sank onto constants
+    RemoveDeadCode(),  # transposes left behind would count as uses, and fusion wants one use
     FoldBatchNorm(),  # into weights, before activations hide the convolution's own result
     FuseActivation(),  # the clamp joins the operator: its calibrated range is the activation's
     RemoveDeadCode(),  # no range is calibrated for a value that nobody reads
@@ -23,6 +24,7 @@ FLOAT_PASSES: tuple[Pass, ...] = (
 # On the quantized graph.
 INTEGER_PASSES: tuple[Pass, ...] = (
     CancelEdges(),  # islands of float next to each other leave edges between them
+    RemoveDeadCode(),  # what has no use must not keep fusion from its producer
     FuseRequantize(),  # after CancelEdges, which makes requantizes
     SinkTransposes(),  # at the graph's edges, on codes of one byte instead of floats of four
     RemoveDeadCode(),  # float values whose codes are used instead
