@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from compiler.frontend import Model, import_graph, load_model
 from compiler.interpreter import run
 from compiler.ir.diagnostics import BitloomError
 from compiler.ir.types import f32
+from compiler.ir.verifier import verify
 from tests.onnx_models import assert_equals_onnxruntime, make_model, node, save
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
@@ -250,6 +254,14 @@ def test_external_weights_are_mapped(tmp_path: Path) -> None:
     assert_equals_onnxruntime(model)
 
 
+def test_tensors_of_the_wrong_size() -> None:
+    proto = make_model([node("Add", "x w", "y")], {"x": [4]}, ["y"], {"w": np.ones(4, np.float32)})
+    proto.graph.initializer[0].dims[0] = 5
+    text = refusal(proto)
+    assert text.startswith('m.onnx: the data of tensor "w" do not fit its type and shape: ')
+    assert text.endswith("\nhint: copy or export the model again")
+
+
 # Names
 
 
@@ -311,3 +323,42 @@ def test_reference_models_equal_onnxruntime_in_every_tensor(name: str) -> None:
 )
 def test_topologies_of_the_onnx_package_equal_onnxruntime(name: str) -> None:
     assert_equals_onnxruntime(load_model(LIGHT / f"light_{name}.onnx"))
+
+
+# Damage
+
+
+def damaged() -> bytes:
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("Conv", "x w b", "c", pads=[1, 1, 1, 1]),
+        node("Relu", "c", "r"),
+        node("Shape", "r", "s"),
+        node("Gather", "s zero", "n"),
+        node("Concat", "n rest", "to", axis=0),
+        node("Reshape", "r to", "f"),
+        node("Gemm", "f g", "y", transB=1),
+    ]
+    constants = {
+        "w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
+        "b": rng.normal(size=4).astype(np.float32),
+        "zero": np.int64([0]),
+        "rest": np.int64([-1]),
+        "g": rng.normal(size=(2, 64)).astype(np.float32),
+    }
+    return make_model(nodes, {"x": [1, 3, 4, 4]}, ["y"], constants).SerializeToString()
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_damaged_model_is_imported_or_refused(data: st.DataObject) -> None:
+    content = bytearray(damaged())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "m.onnx"
+        path.write_bytes(content)
+        try:
+            verify(import_graph(load_model(path)))
+        except BitloomError as error:
+            assert error.message
