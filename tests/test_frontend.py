@@ -254,6 +254,12 @@ def test_external_weights_are_mapped(tmp_path: Path) -> None:
     assert_equals_onnxruntime(model)
 
 
+def test_attributes_of_the_wrong_type() -> None:
+    assert refusal(make_model([node("Transpose", "x", "y", name="t", perm=1)], {"x": [4]}, ["y"])) == (
+        'm.onnx: node "t" (Transpose): attribute "perm" is of type int, not list'
+    )
+
+
 def test_tensors_of_the_wrong_size() -> None:
     proto = make_model([node("Add", "x w", "y")], {"x": [4]}, ["y"], {"w": np.ones(4, np.float32)})
     proto.graph.initializer[0].dims[0] = 5
