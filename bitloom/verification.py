@@ -140,8 +140,8 @@ def _layers(graph: Graph, model: Model, sample: Mapping[str, Array]) -> Iterator
     """Each layer in the order of execution, then the outputs of an undivided run."""
     expected: dict[str, Array] = {}
     run(graph, sample, lambda value, array: expected.update({value.name: array}))
-    for label, array in model.layers(sample):
-        name = label.split(":", 1)[1]
+    for step, array in model.layers(sample):
+        name = step.label.split(":", 1)[1]
         yield name, expected[name], array
     yield from _outputs(graph, model, sample)
 

@@ -126,7 +126,9 @@ class DepthwiseLayout:
         """Input rows that one band needs, relative to that of its first output row and filter row."""
         f = self.form
         rows = {
-            r * f.stride[0] + k * f.dilation[0] for r in range(self.config.rows) for k in range(f.kernel_height)
+            r * f.stride[0] + k * f.dilation[0]
+            for r in range(self.config.rows)
+            for k in range(f.kernel_height)
         }
         return tuple(sorted(rows))
 

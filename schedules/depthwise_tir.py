@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
@@ -20,11 +19,10 @@ Index = Any  # TVM's expressions carry no types
 
 def depthwise_function(layout: DepthwiseLayout, symbol: str) -> Any:
     """PrimFunc over the operands of `DepthwisePlan.operands`, all flat; scratch is bytes."""
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(symbol)
-            T.func_attr({"tirx.noalias": True})
-            _Kernel(layout).emit()
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(symbol)
+        T.func_attr({"tirx.noalias": True})
+        _Kernel(layout).emit()
     return builder.get()
 
 
@@ -79,7 +77,9 @@ class _Kernel:
                     band = T.bind(first + b)
                     with _when(band < layout.bands, layout.bands % per_tile != 0):
                         before = g * group.width
-                        place = _Place(group, image, band, T.bind(group.start + before), T.bind(lane + before))
+                        place = _Place(
+                            group, image, band, T.bind(group.start + before), T.bind(lane + before)
+                        )
                         self._gather(place)
                         self._contract(place)
                 lane += count * group.width
@@ -101,7 +101,9 @@ class _Kernel:
                 vectors = layout.row_groups * VECTORS
                 with T.serial(begin * vectors, end * vectors) as i:
                     zero = self._zero_point(layout.band_dtype, size)
-                    self._store_bytes(i * (group.lanes * layout.lane_bytes), zero, group.lanes * layout.lane_bytes)
+                    self._store_bytes(
+                        i * (group.lanes * layout.lane_bytes), zero, group.lanes * layout.lane_bytes
+                    )
 
     def _zero_point(self, dtype: str, count: int) -> Vector:
         return tirx.Broadcast(tirx.Cast(dtype, self.parameters[0]), count)

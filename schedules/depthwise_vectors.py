@@ -21,9 +21,21 @@ from schedules.depthwise import VECTORS, DepthwiseLayout
 
 Vector = Any  # TVM's expressions carry no types
 
-_PACK_WORDS = {4: "llvm.x86.sse2.packssdw.128", 8: "llvm.x86.avx2.packssdw", 16: "llvm.x86.avx512.packssdw.512"}
-_PACK_BYTES = {4: "llvm.x86.sse2.packuswb.128", 8: "llvm.x86.avx2.packuswb", 16: "llvm.x86.avx512.packuswb.512"}
-_MULTIPLY_PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+_PACK_WORDS = {
+    4: "llvm.x86.sse2.packssdw.128",
+    8: "llvm.x86.avx2.packssdw",
+    16: "llvm.x86.avx512.packssdw.512",
+}
+_PACK_BYTES = {
+    4: "llvm.x86.sse2.packuswb.128",
+    8: "llvm.x86.avx2.packuswb",
+    16: "llvm.x86.avx512.packuswb.512",
+}
+_MULTIPLY_PAIRS = {
+    4: "llvm.x86.sse2.pmadd.wd",
+    8: "llvm.x86.avx2.pmadd.wd",
+    16: "llvm.x86.avx512.pmaddw.d.512",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,9 @@ def _interleave(a: Vector, b: Vector, size: int, per_block: int, unit: int = 1) 
     return halves
 
 
-def interleave_rows(layout: DepthwiseLayout, lanes: int, load: Callable[[int, int, int], Vector]) -> list[Vector]:
+def interleave_rows(
+    layout: DepthwiseLayout, lanes: int, load: Callable[[int, int, int], Vector]
+) -> list[Vector]:
     """The 4 band vectors of a column, from `load(row, first channel, channels)`, which binds its result."""
     size = VECTORS * lanes
     match layout.depth, layout.form.input:

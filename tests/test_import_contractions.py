@@ -111,9 +111,22 @@ def test_gemm_of_two_computed_matrices() -> None:
     assert_imported("Gemm", operands, transA=1, alpha=0.5)
 
 
-def test_gemm_with_a_matrix_for_a_bias_is_refused() -> None:
-    operands = [computed(normal(3, 4)), known(normal(4, 5)), known(normal(3, 5))]
-    with pytest.raises(NodeError, match="differs from row to row"):
+@pytest.mark.parametrize("at_run_time", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5), (3, 1), (5,), ()])
+@pytest.mark.parametrize("known_index", [0, 1, None])
+def test_gemm_adds_what_is_no_bias(
+    at_run_time: bool, shape: tuple[int, ...], known_index: int | None
+) -> None:
+    operands = [computed(normal(3, 4)), computed(normal(4, 5))]
+    if known_index is not None:
+        operands[known_index] = known(normal(*((3, 4) if known_index == 0 else (4, 5))))
+    c = normal(*shape)
+    assert_imported("Gemm", [*operands, computed(c) if at_run_time else known(c)], alpha=0.5, beta=2.0)
+
+
+def test_gemm_of_a_bias_that_does_not_fit_names_both_shapes() -> None:
+    operands = [computed(normal(3, 4)), known(normal(4, 5)), known(normal(4))]
+    with pytest.raises(NodeError, match=r"C \[4\] does not broadcast to \[3, 5\]"):
         import_node("Gemm", operands, 13)
 
 

@@ -203,7 +203,20 @@ def test_kernel_computes_its_form_in_any_order_of_tiles(machine: CpuMachine, dat
 def typical(**changes: Any) -> Convolution:
     return replace(
         Convolution(
-            1, 14, 14, 96, 14, 14, 96, 3, 3, ElementType.I8, ElementType.I8, ElementType.I8, pad=(1, 1), groups=96
+            1,
+            14,
+            14,
+            96,
+            14,
+            14,
+            96,
+            3,
+            3,
+            ElementType.I8,
+            ElementType.I8,
+            ElementType.I8,
+            pad=(1, 1),
+            groups=96,
         ),
         **changes,
     )
@@ -239,10 +252,16 @@ def test_equal_structure_is_one_kernel_and_another_is_another() -> None:
     ("form", "config", "message"),
     [
         (typical(groups=1), None, "96->96 in 1 groups is not depthwise"),
-        (typical(), DepthwiseConfig(lanes=5, rows=1, columns=1, bands=1), r"5 lanes: avx512vnni has \(4, 8, 16\)"),
+        (
+            typical(),
+            DepthwiseConfig(lanes=5, rows=1, columns=1, bands=1),
+            r"5 lanes: avx512vnni has \(4, 8, 16\)",
+        ),
         (typical(), DepthwiseConfig(lanes=8, rows=15, columns=1, bands=1), "tile 15x1 exceeds 14x14"),
     ],
 )
-def test_what_cannot_be_planned_says_why(form: Convolution, config: DepthwiseConfig | None, message: str) -> None:
+def test_what_cannot_be_planned_says_why(
+    form: Convolution, config: DepthwiseConfig | None, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         plan_depthwise(form, AVX512_VNNI, config)

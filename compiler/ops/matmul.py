@@ -34,7 +34,9 @@ from compiler.numerics.quantization import (
 from compiler.ops.accumulation import Accumulator, spread
 from compiler.ops.contraction import Clamp
 from compiler.ops.dense import Dense
+from compiler.ops.elementwise import Add, Mul
 from compiler.ops.importing import Input, OnnxNode, Results, imports
+from compiler.ops.operands import aligned_operands
 from compiler.ops.shape import Reshape, Transpose
 
 I32 = ElementType.I32
@@ -202,46 +204,51 @@ def import_matmul(node: OnnxNode) -> Results:
 
 @imports("Gemm")
 def import_gemm(node: OnnxNode) -> Results:
-    """alpha * A' @ B' + beta * C with matrices A', B' as they stand or transposed; a constant A or B makes
-    a dense layer, and C must be constant and a bias of it."""
+    """alpha * A' @ B' + beta * C with matrices A', B' as they stand or transposed. A constant A or B makes
+    a dense layer, and C its bias, where it is one; any other C is added behind."""
     transposed = bool(node.integer("transA", 0)), bool(node.integer("transB", 0))
     alpha = node.number("alpha", 1.0)
     a, b = node.inputs[0], node.inputs[1]
+    bias: Array | None = None
     if b is not None and not isinstance(b, Value):
         x = _transposed(node, node.value(0)) if transposed[0] else node.value(0)
         weight = b if transposed[1] else b.T
-        bias = _gemm_bias(node, x.type.shape[0], weight.shape[0], axis=1)
-        return (_dense(node, x, weight * b.dtype.type(alpha), bias),)
-    if isinstance(b, Value) and a is not None and not isinstance(a, Value):
+        bias = _gemm_bias(node, (x.type.shape[0], weight.shape[0]), axis=1)
+        y = _dense(node, x, weight * b.dtype.type(alpha), bias)
+    elif isinstance(b, Value) and a is not None and not isinstance(a, Value):
         x = b if transposed[1] else _transposed(node, b)
         weight = a.T if transposed[0] else a
-        bias = _gemm_bias(node, weight.shape[0], x.type.shape[0], axis=0)
-        return (_transposed(node, _dense(node, x, weight * a.dtype.type(alpha), bias)),)
-    if node.has(2):
-        raise node.error("C is added to a product of two computed matrices", "write MatMul and Add instead")
-    return (node.emit(MatMul(*transposed, alpha=alpha), node.value(0), node.value(1)),)
+        bias = _gemm_bias(node, (weight.shape[0], x.type.shape[0]), axis=0)
+        y = _transposed(node, _dense(node, x, weight * a.dtype.type(alpha), bias))
+    else:
+        y = node.emit(MatMul(*transposed, alpha=alpha), node.value(0), node.value(1))
+    return (y if bias is not None or not node.has(2) else _plus_addend(node, y),)
 
 
-def _gemm_bias(node: OnnxNode, rows: int, columns: int, axis: int) -> Array | None:
-    """beta * C along `axis` of the result [rows, columns].
+def _gemm_bias(node: OnnxNode, shape: tuple[int, int], axis: int) -> Array | None:
+    """beta * C along `axis` of the result; None where C is absent, computed, or differs along the other.
 
-    Errors: NodeError where C differs along the other axis.
+    Errors: NodeError where C does not broadcast to `shape`.
     """
-    if not node.has(2):
+    if not node.has(2) or isinstance(node.inputs[2], Value):
         return None
     found = node.array(2)
     try:
-        full = np.broadcast_to(found, (rows, columns))
+        full = np.broadcast_to(found, shape)
     except ValueError:
-        full = None
-    if full is None:
-        raise node.error(f"C {list(found.shape)} does not broadcast to {[rows, columns]}")
+        raise node.error(f"C {list(found.shape)} does not broadcast to {list(shape)}") from None
     lines = full if axis == 1 else full.T
-    if not np.all(lines == lines[:1]):
-        raise node.error(
-            f"C {list(found.shape)} differs from row to row: it is no bias", "add it by an Add node"
-        )
-    return lines[0] * found.dtype.type(node.number("beta", 1.0))
+    return lines[0] * found.dtype.type(node.number("beta", 1.0)) if np.all(lines == lines[:1]) else None
+
+
+def _plus_addend(node: OnnxNode, y: Value) -> Value:
+    """y + beta * C."""
+    addend, beta = node.inputs[2], node.number("beta", 1.0)
+    if isinstance(addend, Value) and beta != 1:
+        addend = node.emit(Mul(), *aligned_operands(node, addend, np.array(beta, np.float32)))
+    elif addend is not None and not isinstance(addend, Value):
+        addend = addend * addend.dtype.type(beta)
+    return node.emit(Add(), *aligned_operands(node, y, addend))
 
 
 def _dense(node: OnnxNode, x: Value, weight: Array, bias: Array | None) -> Value:
