@@ -260,6 +260,11 @@ def test_attributes_of_the_wrong_type() -> None:
     )
 
 
+def test_nodes_that_break_their_specification_are_named() -> None:
+    text = refusal(make_model([node("Concat", "x x", "y", axis=5, name="c")], {"x": [4]}, ["y"]))
+    assert text.startswith('m.onnx: node "c" (')
+
+
 def test_tensors_of_the_wrong_size() -> None:
     proto = make_model([node("Add", "x w", "y")], {"x": [4]}, ["y"], {"w": np.ones(4, np.float32)})
     proto.graph.initializer[0].dims[0] = 5
