@@ -1,0 +1,1 @@
+"""Side-by-side measurements against peers; nothing here is a test of time."""

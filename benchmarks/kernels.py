@@ -25,7 +25,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.networks import NETWORKS
+from benchmarks.layers import NETWORKS
 from compiler.loops.form import Convolution
 from compiler.numerics.element import Array
 from schedules.convolution import ConvolutionPlan, plan_convolution

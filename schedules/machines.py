@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
 from compiler.lowering.machine import CpuMachine, DotProduct
+
+# LLVM may use whatever an mcpu implies, so that a machine requires all of it. Names as in /proc/cpuinfo.
+_AVX2 = ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe")
+_AVX512 = (*_AVX2, "avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl", "avx512_vnni")
+_ICELAKE = (
+    *_AVX512,
+    *("avx512ifma", "avx512vbmi", "avx512_vbmi2", "avx512_bitalg", "avx512_vpopcntdq"),
+    *("gfni", "vaes", "vpclmulqdq"),
+)
 
 AVX512_VNNI = CpuMachine(
     name="avx512vnni",
@@ -13,5 +27,199 @@ AVX512_VNNI = CpuMachine(
     activation_offset=128,
     l1_bytes=32 << 10,
     l2_bytes=1 << 20,
-    required_features=("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"),
+    required_features=(*_ICELAKE, "avx512_bf16"),
 )
+AVX512_VNNI_ICELAKE = CpuMachine(
+    name="avx512vnni_icelake",
+    target=(("kind", "llvm"), ("mcpu", "icelake-server")),
+    dot=DotProduct.VNNI,
+    vector_bits=512,
+    vector_registers=32,
+    activation_offset=128,
+    l1_bytes=48 << 10,
+    l2_bytes=1280 << 10,
+    required_features=_ICELAKE,
+)
+AVX512_VNNI_CASCADELAKE = CpuMachine(
+    name="avx512vnni_cascadelake",
+    target=(("kind", "llvm"), ("mcpu", "cascadelake")),
+    dot=DotProduct.VNNI,
+    vector_bits=512,
+    vector_registers=32,
+    activation_offset=128,
+    l1_bytes=32 << 10,
+    l2_bytes=1 << 20,
+    required_features=_AVX512,
+)
+AVX_VNNI = CpuMachine(
+    name="avxvnni",
+    target=(("kind", "llvm"), ("mcpu", "alderlake")),
+    dot=DotProduct.VNNI,
+    vector_bits=256,
+    vector_registers=16,
+    activation_offset=128,
+    l1_bytes=32 << 10,
+    l2_bytes=1280 << 10,
+    required_features=(*_AVX2, "avx_vnni", "gfni", "vaes", "vpclmulqdq"),
+)
+AVX2_ZEN3 = CpuMachine(
+    name="avx2_zen3",
+    target=(("kind", "llvm"), ("mcpu", "znver3")),
+    dot=DotProduct.PMADDWD,
+    vector_bits=256,
+    vector_registers=16,
+    activation_offset=0,
+    l1_bytes=32 << 10,
+    l2_bytes=512 << 10,
+    required_features=(*_AVX2, "vaes", "vpclmulqdq"),
+)
+AVX2 = CpuMachine(
+    name="avx2",
+    target=(("kind", "llvm"), ("mcpu", "haswell")),
+    dot=DotProduct.PMADDWD,
+    vector_bits=256,
+    vector_registers=16,
+    activation_offset=0,
+    l1_bytes=32 << 10,
+    l2_bytes=256 << 10,
+    required_features=_AVX2,
+)
+X86_64 = CpuMachine(
+    name="x86_64",
+    target=(("kind", "llvm"), ("mcpu", "x86-64")),
+    dot=DotProduct.NONE,
+    vector_bits=128,
+    vector_registers=16,
+    activation_offset=0,
+    l1_bytes=32 << 10,
+    l2_bytes=256 << 10,
+    required_features=(),
+)
+APPLE_M1 = CpuMachine(
+    name="apple_m1",
+    target=(("kind", "llvm"), ("mcpu", "apple-m1"), ("mtriple", "arm64-apple-macos11")),
+    dot=DotProduct.SDOT,
+    vector_bits=128,
+    vector_registers=32,
+    activation_offset=0,
+    l1_bytes=128 << 10,
+    l2_bytes=12 << 20,
+    required_features=("asimddp",),
+)
+NEON_DOTPROD = CpuMachine(
+    name="neon_dotprod",
+    target=(("kind", "llvm"), ("mcpu", "neoverse-n1"), ("mtriple", "aarch64-linux-gnu")),
+    dot=DotProduct.SDOT,
+    vector_bits=128,
+    vector_registers=32,
+    activation_offset=0,
+    l1_bytes=64 << 10,
+    l2_bytes=1 << 20,
+    required_features=("asimddp", "asimdrdm", "atomics"),
+)
+CORTEX_A76 = CpuMachine(
+    name="neon_dotprod_a76",
+    target=(("kind", "llvm"), ("mcpu", "cortex-a76"), ("mtriple", "aarch64-linux-gnu")),
+    dot=DotProduct.SDOT,
+    vector_bits=128,
+    vector_registers=32,
+    activation_offset=0,
+    l1_bytes=64 << 10,
+    l2_bytes=256 << 10,
+    required_features=("asimddp", "asimdrdm", "atomics"),
+)
+NEON = CpuMachine(
+    name="neon",
+    target=(("kind", "llvm"), ("mcpu", "cortex-a53"), ("mtriple", "aarch64-linux-gnu")),
+    dot=DotProduct.SMLAL,
+    vector_bits=128,
+    vector_registers=32,
+    activation_offset=0,
+    l1_bytes=32 << 10,
+    l2_bytes=512 << 10,
+    required_features=("asimd",),
+)
+
+# Best first: the host is the first of its architecture whose features it has.
+_X86 = (AVX512_VNNI, AVX512_VNNI_ICELAKE, AVX512_VNNI_CASCADELAKE, AVX_VNNI, AVX2_ZEN3, AVX2, X86_64)
+_ARM = (NEON_DOTPROD, NEON)
+MACHINES = (*_X86, APPLE_M1, NEON_DOTPROD, CORTEX_A76, NEON)
+
+
+def machine_named(name: str) -> CpuMachine:
+    """Errors: ValueError that lists the known names."""
+    for machine in MACHINES:
+        if machine.name == name:
+            return machine
+    raise ValueError(f"unknown machine {name!r}; known: {', '.join(m.name for m in MACHINES)}")
+
+
+def host_machine() -> CpuMachine:
+    """The machine that this computer is. Errors: ValueError for an architecture without any."""
+    architecture = platform.machine().lower()
+    if architecture in ("x86_64", "amd64"):
+        return select_x86(host_features(), _cpuinfo("vendor_id"))
+    if architecture in ("aarch64", "arm64"):
+        on_mac = platform.system() == "Darwin"
+        return APPLE_M1 if on_mac else select_arm(host_features(), _cpuinfo("CPU part"))
+    raise ValueError(f"no schedules for {architecture}: x86-64 and 64-bit Arm only")
+
+
+def host_features() -> frozenset[str]:
+    """Features of this computer's CPU, as /proc/cpuinfo spells them; empty where they cannot be read."""
+    if platform.system() == "Darwin":
+        return _sysctl_features()
+    return frozenset((_cpuinfo("flags") or _cpuinfo("Features")).split())
+
+
+def select_x86(flags: frozenset[str], vendor: str = "GenuineIntel") -> CpuMachine:
+    """The best machine for a CPU with these features; AMD's scheduling models are AMD's alone."""
+    amd = vendor in ("AuthenticAMD", "HygonGenuine")
+
+    def fits(machine: CpuMachine) -> bool:
+        is_model_of_amd = machine in (AVX512_VNNI, AVX2_ZEN3)
+        return flags.issuperset(machine.required_features) and (amd or not is_model_of_amd)
+
+    return next(m for m in _X86 if fits(m))
+
+
+def select_arm(features: frozenset[str], part: str = "") -> CpuMachine:
+    """The best machine for a 64-bit Arm Linux CPU. part: "CPU part" of /proc/cpuinfo."""
+    if part == "0xd0b" and features.issuperset(CORTEX_A76.required_features):
+        return CORTEX_A76
+    # Every 64-bit Arm CPU that runs Linux has NEON.
+    return next((m for m in _ARM if features.issuperset(m.required_features)), NEON)
+
+
+def _cpuinfo(key: str) -> str:
+    """First value of a key of /proc/cpuinfo, empty where there is none."""
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.exists() else ():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+_SYSCTL_SPELLINGS: dict[str, tuple[str, ...]] = {
+    "avx512vnni": ("avx512_vnni",),
+    "avx512vbmi2": ("avx512_vbmi2",),
+    "avx512bitalg": ("avx512_bitalg",),
+    "avx512vpopcntdq": ("avx512_vpopcntdq",),
+    "lzcnt": ("abm",),
+}
+
+
+def _sysctl_features(read: Callable[[str], str] | None = None) -> frozenset[str]:
+    """Features of an Intel Mac in the spelling of /proc/cpuinfo."""
+    read = read or _sysctl
+    keys = ("features", "leaf7_features", "extfeatures")
+    found: set[str] = set()
+    for name in " ".join(read(f"machdep.cpu.{key}") for key in keys).lower().split():
+        found.update(_SYSCTL_SPELLINGS.get(name, (name,)))
+    return frozenset(found)
+
+
+def _sysctl(key: str) -> str:
+    done = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
+    return done.stdout.strip()

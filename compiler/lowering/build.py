@@ -17,7 +17,7 @@ from tvm import ir, tirx
 from tvm.s_tir import transform as st
 from tvm.tirx import transform as tx
 from tvm.tirx.buffer import is_buffer_var
-from tvm.tirx.stmt import AllocBuffer, AttrStmt, DeclBuffer, For, IfThenElse, Return, SeqStmt, While
+from tvm.tirx.stmt import AllocBuffer, AttrStmt, Bind, DeclBuffer, For, IfThenElse, Return, SeqStmt, While
 
 Stmt = Any  # TVM's statement classes carry no types
 
@@ -44,11 +44,13 @@ def map_stmt(s: Stmt, visit: Callable[[Stmt], Stmt]) -> Stmt:
 
 def _keep_on_stack(s: Stmt) -> Stmt:
     """Local buffers of 1 KB and more stay stack arrays, which LLVM can promote to registers."""
-    if isinstance(s, AllocBuffer) and s.buffer.ty.storage_scope == "local":
-        return AllocBuffer(
-            s.buffer, {**dict(s.annotations), "disable_lower_builtin": tirx.const(True, "bool")}
-        )
-    return s
+    if not isinstance(s, AllocBuffer):
+        return s
+    allocation: Any = s
+    if allocation.buffer.ty.storage_scope != "local":
+        return s
+    annotations = {**dict(allocation.annotations), "disable_lower_builtin": tirx.const(True, "bool")}
+    return AllocBuffer(allocation.buffer, annotations)
 
 
 class _RangeOfTiles:
@@ -66,12 +68,19 @@ class _RangeOfTiles:
 
 
 def _plain_function(f: Any) -> Any:
+    """attrs: `bitloom.may_alias`, where there is one, names the buffers that may be one and the same."""
+    may_alias = f.attrs.get("bitloom.may_alias", ())
     parameters: list[Any] = []
     declarations: list[Any] = []
     for p in f.params:
         if is_buffer_var(p):
             pointer = tirx.Var(p.name, ir.PointerType(p.ty.dtype, "global"))
-            declarations.append(DeclBuffer(p, data=pointer))
+            data = pointer
+            if p.name in may_alias:
+                # LLVM takes buffers for disjoint unless their pointers are bound in the body.
+                data = tirx.Var(f"{p.name}_data", pointer.ty)
+                declarations.append(Bind(data, pointer))
+            declarations.append(DeclBuffer(p, data=data))
             parameters.append(pointer)
         else:
             parameters.append(p)
@@ -89,9 +98,11 @@ def _plain_function(f: Any) -> Any:
     return tirx.PrimFunc([*parameters, begin, end], sequence, ir.PrimType("int32"), f.attrs)
 
 
-@tvm.transform.module_pass(opt_level=0, name="PlainFunctions")
-def _plain_functions(mod: Any, _context: Any) -> Any:
+def _make_plain(mod: Any, _context: Any) -> Any:
     return tvm.IRModule({gv: _plain_function(f) for gv, f in mod.functions.items()}, attrs=mod.attrs)
+
+
+_plain_functions: Any = tvm.transform.module_pass(_make_plain, opt_level=0, name="PlainFunctions")
 
 
 def _passes(target: Any) -> Any:

@@ -37,7 +37,8 @@ class KernelPlan(Protocol):
 
     @property
     def symbol(self) -> str:
-        """C name: type, operator, tile, instruction set and digest, as qs8_conv2d_6x32_avx512vnni_1a2b3c4d."""
+        """C name: type, operator, tile, instruction set and digest, as
+        qs8_conv2d_6x32_avx512vnni_1a2b3c4d."""
         ...
 
     @property

@@ -100,12 +100,17 @@ class SumFactors:
 
         factor_a, factor_b: real factors, of either sign (subtraction is a negative factor_b).
         limit_a, limit_b: largest magnitudes of a and b.
-        Errors: ValueError where no shift in [1, 30] fits (a factor too large for its operand).
+        Errors: ValueError where no shift in [1, bits) fits (a factor too large for its operand).
         """
-        for shift in range(30, 0, -1):
+        for shift in range(bits - 1, 0, -1):
             ma, mb = (math.floor(math.ldexp(f, shift) + 0.5) for f in (factor_a, factor_b))
             if max(abs(ma), abs(mb)) >= 1 << 31:
                 continue
             if limit_a * abs(ma) + limit_b * abs(mb) + (1 << (shift - 1)) < 1 << bits:
                 return cls(ma, mb, shift)
         raise ValueError(f"factors {factor_a!r} and {factor_b!r} do not fit a sum of {bits} bits")
+
+    def apply(self, a: Array, b: Array) -> Array:
+        """The sum as int64; a and b broadcast. Exact for up to 63 bits."""
+        total = np.asarray(a, np.int64) * self.multiplier_a + np.asarray(b, np.int64) * self.multiplier_b
+        return (total + (1 << (self.shift - 1))) >> self.shift

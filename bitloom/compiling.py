@@ -1,0 +1,180 @@
+"""bitloom.compile: a model file in, a device library out."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import platform
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from compiler.quantize.calibration_run import read_calibration
+from compiler.report import layer_rows, program_summary
+from targets.library.emit import install_files
+
+from bitloom.options import element_named, observer_named
+from compiler.driver import Imported, QuantizeOptions, Target, import_float, quantize_imported
+from compiler.ir.diagnostics import BitloomError
+from compiler.ir.printer import graph_text
+from compiler.lowering.cache import Cache, default_folder, source_digest
+from compiler.lowering.program import Program, lower_program
+from compiler.numerics.element import Array
+from compiler.quantize.quantize_graph import WeightWidths
+from targets import target_named
+
+Samples = str | Path | Iterable[Array] | Iterable[Mapping[str, Array]]
+Progress = Callable[[str], None]
+IR_SUFFIX = ".ir.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A compiled library: a folder with lib<name>.a, lib<name>.so, <name>.h, <name>.json and the quantized
+    graph <name>.ir.gz."""
+
+    name: str
+    path: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What <name>.json says."""
+        return json.loads((self.path / f"{self.name}.json").read_text())
+
+
+def compile(
+    model: str | Path,
+    *,
+    calibration: Samples,
+    target: str = "host",
+    output: str | Path = "out",
+    name: str | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    weights: str = "int8",
+    activations: str = "int8",
+    observer: str = "minmax",
+    observer_options: Mapping[str, float] | None = None,
+    layer_weights: Mapping[str, str] | None = None,
+    cache: bool = True,
+    progress: Progress = lambda _text: None,
+) -> Artifact:
+    """Compiles `model` (an .onnx file) for `target` into the folder `output`.
+
+    calibration: an .npz file, or an iterable of arrays (one-input models) or of {input: array}; float32, in
+        the model's own input scale; some 20 to 200 typical samples.
+    name: of the library and its C functions; the file's name if left out.
+    shapes: for dynamic inputs. weights: int8, int4, int2 or binary; activations: int8 or int16.
+    layer_weights: weights of single layers by ONNX node name. observer: how ranges are found.
+    cache: whether to use results of earlier compilations of the very same inputs.
+    Errors: BitloomError with a message to act on; `output` is then as it was before.
+    """
+    chosen = target_named(target)
+    options = QuantizeOptions(
+        weights=WeightWidths(
+            element_named(weights, "weights"),
+            {layer: element_named(w, "weights") for layer, w in (layer_weights or {}).items()},
+        ),
+        activations=element_named(activations, "activations"),
+        observer=observer_named(observer, dict(observer_options or {})),
+    )
+    library = c_name(name or Path(model).stem)
+    progress("import")
+    imported = import_float(Path(model), shapes)
+    samples = read_calibration(calibration, imported.graph)
+    store = Cache(default_folder() if cache else None)
+    artifact = Artifact(library, Path(output))
+    settings = f"{library}\0{options!r}\0{observer} {observer_options}\0{chosen.digest}"
+    key = _key(imported, samples, settings)
+    stored = store.get("artifacts", key)
+    if stored is not None:
+        progress("take from the cache")
+        install_files(_unpack(stored), artifact.path)
+        return artifact
+    compilation = quantize_imported(imported, samples, options, progress=progress)
+    progress("lower")
+    program = lower_program(compilation.graph, chosen.plan_kernel)
+    text = graph_text(compilation.graph).encode()
+    attachments = {f"{library}{IR_SUFFIX}": gzip.compress(text, 1, mtime=0)}
+    facts = {**_provenance(chosen, key, samples), **program_facts(program, imported)}
+    chosen.emit(program, library, artifact.path, attachments, facts, store, progress)
+    store.put("artifacts", key, _pack(artifact))
+    return artifact
+
+
+def program_facts(program: Program, imported: Imported) -> dict[str, Any]:
+    """The manifest's account of memory, layers and notes."""
+    return {
+        "summary": program_summary(program),
+        "layers": [row.as_dict() for row in layer_rows(program)],
+        "notes": [
+            {"layer": str(n.location), "pass": n.pass_name, "text": n.text} for n in imported.notes.entries
+        ],
+    }
+
+
+def c_name(name: str) -> str:
+    """`name` as a C identifier: other characters become underscores."""
+    identifier = re.sub(r"\W", "_", name, flags=re.ASCII)
+    if not identifier.strip("_"):
+        raise BitloomError(f'"{name}" gives no C identifier', "choose a name with letters: --name my_model")
+    return identifier if identifier[0].isalpha() else f"m_{identifier}"
+
+
+def _provenance(target: Target, key: str, samples: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+    packages = ("apache-tvm", "onnx", "onnxruntime", "numpy", "ziglang")
+    return {
+        "target": target.name,
+        "digest": key,
+        "calibration_samples": len(samples),
+        "versions": {
+            "bitloom": metadata.version("bitloom") if _is_installed() else "source",
+            "python": platform.python_version(),
+            **{p: metadata.version(p) for p in packages},
+        },
+    }
+
+
+def _is_installed() -> bool:
+    try:
+        metadata.version("bitloom")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _key(imported: Imported, samples: Sequence[Mapping[str, Array]], settings: str) -> str:
+    """Digest of everything that the result depends on."""
+    digest = hashlib.sha256(f"{source_digest()}\0{settings}\0".encode())
+    digest.update(imported.model.digest)
+    for value in imported.graph.inputs:
+        digest.update(str(value.type).encode())
+    for sample in samples:
+        for name in sorted(sample):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(sample[name]).data)
+    return digest.hexdigest()
+
+
+def _pack(artifact: Artifact) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for path in sorted(artifact.path.glob(f"*{artifact.name}.*")):
+            archive.add(path, path.name)
+    return stream.getvalue()
+
+
+def _unpack(data: bytes) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for member in archive.getmembers():
+            content = archive.extractfile(member)
+            assert content is not None
+            files[member.name] = content.read()
+    return files

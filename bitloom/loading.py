@@ -1,0 +1,389 @@
+"""Running a compiled library from Python: `load(path)` gives a Model over the library's C functions."""
+
+import ctypes
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.ir.diagnostics import BitloomError
+
+Array = NDArray[Any]
+
+ABI_VERSION = 1
+_FORMAT = "bitloom-library"
+_ONNX_NAMES = {"float32": "float"}
+
+
+class LoadError(BitloomError):
+    """The folder holds no library that this machine and this version of bitloom can run."""
+
+
+class RunError(BitloomError):
+    """A library refused a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortInfo:
+    """An input or output: dense, C order. real = scale · (code − zero_point) for `codes_dtype`."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    layout: str
+    alignment: int
+    scale: float | None
+    zero_point: int | None
+    codes_dtype: np.dtype[Any] | None
+
+    @property
+    def type(self) -> str:
+        """The element type as onnxruntime's NodeArg spells it."""
+        return f"tensor({_ONNX_NAMES.get(self.dtype.name, self.dtype.name)})"
+
+    def dtype_for(self, quantized: bool) -> np.dtype[Any]:
+        return self.codes_dtype if quantized and self.codes_dtype is not None else self.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class ResultInfo:
+    """Where the codes of a step's result lie: in output `output`, or `arena_offset` bytes into the arena."""
+
+    output: int | None
+    arena_offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    storage: np.dtype[Any]
+    storage_offset: int
+
+    def read(self, memory: Array) -> Array:
+        """Copies the codes out of `memory`, whose bytes begin where the place's memory begins."""
+        flat = memory[self.arena_offset :]
+        strides = tuple(stride * self.storage.itemsize for stride in self.strides)
+        stored = np.ndarray(self.shape, self.storage, flat.data, strides=strides)
+        if self.storage_offset == 0:
+            return stored.astype(self.dtype)
+        return (stored.astype(np.int64) - self.storage_offset).astype(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """One kernel call of the library; `layer` names the model's nodes that it came from."""
+
+    label: str
+    layer: str
+    kernel: str
+    tiles: int
+    result: ResultInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Checked arrays and the C arrays of their addresses."""
+
+    quantized: bool
+    inputs: list[Array]
+    outputs: list[Array]
+    input_pointers: Any
+    output_pointers: Any
+
+
+def load(path: str | Path, threads: int = 0) -> "Model":
+    """Loads a library from its folder, or from its `.json` or shared library. `threads=0` uses all cores.
+
+    Raises LoadError if there is no library, more than one, or this CPU cannot run it.
+    """
+    return Model(_manifest_path(Path(path)), threads)
+
+
+class Model:
+    """A library with one context. Calls from several threads wait for each other: load it once for each."""
+
+    def __init__(self, manifest_path: Path, threads: int = 0) -> None:
+        self._context: int | None = None
+        self.manifest: dict[str, Any] = _read_manifest(manifest_path)
+        self.name: str = self.manifest["name"]
+        self.inputs = tuple(_port(record) for record in self.manifest["inputs"])
+        self.outputs = tuple(_port(record) for record in self.manifest["outputs"])
+        self.steps = tuple(_step(record) for record in self.manifest["steps"])
+        self._library = _open(manifest_path, self.manifest)
+        self._lock = threading.Lock()
+        self._threads = threads
+        self._process = os.getpid()
+        self._context = self._create()
+
+    def __call__(self, *arrays: Array | Mapping[str, Array], **named: Array) -> Array | dict[str, Array]:
+        """model(x), model(a, b), model(x=a), model({"x": a}); gives the result, or a dict of several.
+
+        Arrays of codes (each float input's code type) give codes; float32 arrays give real numbers.
+        """
+        call = self._call(self._named(arrays, named))
+        self._run(call)
+        if len(call.outputs) == 1:
+            return call.outputs[0]
+        return {port.name: array for port, array in zip(self.outputs, call.outputs, strict=True)}
+
+    def run(self, output_names: Sequence[str] | None, inputs: Mapping[str, Array]) -> list[Array]:
+        """As `onnxruntime.InferenceSession.run`: the named outputs, or all in order."""
+        known = [port.name for port in self.outputs]
+        for name in output_names or ():
+            if name not in known:
+                raise ValueError(f'there is no output "{name}"; the outputs are {", ".join(known)}')
+        call = self._call(inputs)
+        self._run(call)
+        return [call.outputs[known.index(name)] for name in output_names or known]
+
+    def get_inputs(self) -> list[PortInfo]:
+        return list(self.inputs)
+
+    def get_outputs(self) -> list[PortInfo]:
+        return list(self.outputs)
+
+    def layers(self, inputs: Array | Mapping[str, Array]) -> Iterator[tuple[StepInfo, Array]]:
+        """Runs step by step; yields each step that has a result, and the codes that it made.
+
+        Works in a context of its own, so that the model can be used in between.
+        """
+        call = self._call(self._named((inputs,), {}))
+        context = self._create()
+        try:
+            yield from self._layers(context, call)
+        finally:
+            self._function("destroy", None, ctypes.c_void_p)(context)
+
+    def time(
+        self, inputs: Array | Mapping[str, Array], repeat: int = 100, warmup: int = 3
+    ) -> NDArray[np.float64]:
+        """Seconds that each of `repeat` runs took, inside the library, after `warmup` runs."""
+        call = self._call(self._named((inputs,), {}))
+        for _ in range(warmup):
+            self._run(call)
+        seconds = np.empty(repeat)
+        for index in range(repeat):
+            seconds[index] = self._run(call)
+        return seconds
+
+    def close(self) -> None:
+        """Frees the context. Closing twice is allowed."""
+        with self._lock:
+            context, self._context = self._context, None
+        if context is not None and self._process == os.getpid():
+            self._function("destroy", None, ctypes.c_void_p)(context)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_context", None) is not None:
+            self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a bitloom Model cannot be pickled; load the library in each process")
+
+    def _function(self, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+        function = self._library[f"{self.name}_{name}"]
+        function.restype, function.argtypes = result, arguments
+        return function
+
+    def _create(self) -> int:
+        reason = ctypes.c_char_p()
+        create = self._function("create", ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_char_p))
+        context: int | None = create(self._threads, ctypes.byref(reason))
+        if context is None:
+            raise LoadError(f"{self.name}: {(reason.value or b'unknown reason').decode()}")
+        return context
+
+    def _run(self, call: _Call) -> float:
+        """Returns the seconds that the library's function took."""
+        run = self._function(
+            "run_quantized" if call.quantized else "run", ctypes.c_int, *(ctypes.c_void_p,) * 3
+        )
+        with self._lock:
+            if self._context is None:
+                raise RunError(f"{self.name} is closed")
+            if self._process != os.getpid():
+                raise RunError(f"{self.name} was loaded before fork(); load it again in the new process")
+            start = time.perf_counter()
+            status = run(self._context, call.input_pointers, call.output_pointers)
+            seconds = time.perf_counter() - start
+        self._check(status)
+        return seconds
+
+    def _layers(self, context: int, call: _Call) -> Iterator[tuple[StepInfo, Array]]:
+        run_step = self._function(
+            "run_step_quantized" if call.quantized else "run_step",
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+        )
+        address = self._function("arena", ctypes.c_void_p, ctypes.c_void_p)(context)
+        size: int = self.manifest["arena_bytes"]
+        arena = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+        for index, step in enumerate(self.steps):
+            self._check(run_step(context, index, call.input_pointers, call.output_pointers))
+            if step.result is None:
+                continue
+            output = step.result.output
+            yield step, step.result.read(arena if output is None else _bytes_of(call.outputs[output]))
+
+    def _check(self, status: int) -> None:
+        if status != 0:
+            reasons = {1: "a pointer is misaligned", 2: "a kernel failed"}
+            raise RunError(f"{self.name}: {reasons.get(status, f'status {status}')}")
+
+    def _named(
+        self, arrays: tuple[Array | Mapping[str, Array], ...], named: Mapping[str, Array]
+    ) -> Mapping[str, Array]:
+        if len(arrays) == 1 and isinstance(arrays[0], Mapping) and not named:
+            return arrays[0]
+        given: dict[str, Array] = dict(named)
+        if len(arrays) > len(self.inputs):
+            raise ValueError(f"{len(arrays)} arrays for {len(self.inputs)} inputs")
+        for port, array in zip(self.inputs, arrays, strict=False):
+            if isinstance(array, Mapping) or port.name in given:
+                raise TypeError(f'input "{port.name}" is given twice or as a mapping among others')
+            given[port.name] = array
+        return given
+
+    def _call(self, inputs: Mapping[str, Array]) -> _Call:
+        expected = {port.name for port in self.inputs}
+        if expected != set(inputs):
+            missing = ", ".join(sorted(expected - set(inputs))) or "none"
+            unknown = ", ".join(sorted(set(inputs) - expected)) or "none"
+            takes = ", ".join(port.name for port in self.inputs)
+            raise ValueError(f"{self.name} takes {takes}: missing {missing}, unknown {unknown}")
+        given = {name: np.asarray(array) for name, array in inputs.items()}
+        # One array of codes makes the call a call in codes; then every other must be codes too.
+        quantized = any(
+            port.codes_dtype is not None and given[port.name].dtype == port.codes_dtype
+            for port in self.inputs
+        )
+        ready = [_prepared(port, given[port.name], quantized) for port in self.inputs]
+        outputs = [_aligned(port.shape, port.dtype_for(quantized), port.alignment) for port in self.outputs]
+        return _Call(quantized, ready, outputs, _pointers(ready), _pointers(outputs))
+
+
+def _prepared(port: PortInfo, array: Array, quantized: bool) -> Array:
+    dtype = port.dtype_for(quantized)
+    if array.shape != port.shape:
+        raise ValueError(
+            f'input "{port.name}" has shape {_shape(array.shape)}, expected {_shape(port.shape)}'
+        )
+    if array.dtype != dtype:
+        codes = f" (or codes as {port.codes_dtype})" if port.codes_dtype is not None and not quantized else ""
+        mixed = " as another input is given in codes" if quantized and port.codes_dtype is not None else ""
+        raise ValueError(f'input "{port.name}" is {array.dtype}, expected {dtype}{codes}{mixed}')
+    if array.flags.c_contiguous and array.ctypes.data % port.alignment == 0:
+        return array
+    ready = _aligned(port.shape, dtype, port.alignment)
+    ready[...] = array
+    return ready
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any], alignment: int) -> Array:
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + alignment, np.uint8)
+    start = -memory.ctypes.data % alignment
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _bytes_of(array: Array) -> Array:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _pointers(arrays: Sequence[Array]) -> Any:
+    return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+
+
+def _manifest_path(path: Path) -> Path:
+    if path.is_file():
+        if path.suffix == ".json":
+            return path
+        return path.with_name(path.stem.removeprefix("lib") + ".json")
+    if not path.is_dir():
+        raise LoadError(f"there is no {path}")
+    found = [file for file in sorted(path.glob("*.json")) if _is_manifest(file)]
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise LoadError(f"{path} must hold one library's manifest; it holds {names}")
+    return found[0]
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        record: Any = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(record, dict) and record.get("format") == _FORMAT
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file() or not _is_manifest(path):
+        raise LoadError(f"{path} is not the manifest of a library")
+    record: dict[str, Any] = json.loads(path.read_bytes())
+    if record["abi"] != ABI_VERSION:
+        raise LoadError(
+            f"{path.name} has ABI {record['abi']}, this bitloom runs {ABI_VERSION}: compile again"
+        )
+    return record
+
+
+def _open(manifest_path: Path, manifest: Mapping[str, Any]) -> ctypes.CDLL:
+    shared = manifest_path.parent / manifest["files"]["shared"]
+    try:
+        library = ctypes.CDLL(str(shared.resolve()))
+        build = library[f"{manifest['name']}_build"]
+    except (OSError, AttributeError) as error:
+        raise LoadError(f"cannot load {shared} (made for {manifest['triple']}): {error}") from error
+    build.restype, build.argtypes = ctypes.c_char_p, ()
+    if build().decode() != manifest["build"]:
+        raise LoadError(f"{shared.name} and {manifest_path.name} come from different builds: compile again")
+    return library
+
+
+def _port(record: Mapping[str, Any]) -> PortInfo:
+    codes = record["codes_dtype"]
+    return PortInfo(
+        name=record["name"],
+        dtype=np.dtype(record["dtype"]),
+        shape=tuple(record["shape"]),
+        layout=record["layout"],
+        alignment=record["alignment"],
+        scale=record["scale"],
+        zero_point=record["zero_point"],
+        codes_dtype=None if codes is None else np.dtype(codes),
+    )
+
+
+def _step(record: Mapping[str, Any]) -> StepInfo:
+    view = record["result"]
+    result = None
+    if view is not None:
+        result = ResultInfo(
+            output=view["place"].get("output"),
+            arena_offset=view["place"].get("arena", 0),
+            dtype=np.dtype(view["dtype"]),
+            shape=tuple(view["shape"]),
+            strides=tuple(view["strides"]),
+            storage=np.dtype(view["storage"]),
+            storage_offset=view["storage_offset"],
+        )
+    return StepInfo(record["label"], record["layer"], record["kernel"], record["tiles"], result)

@@ -1,0 +1,142 @@
+"""compile(): from a model file to an artifact. Knows targets through the `Target` protocol only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from compiler.frontend import Model, import_graph, load_model
+from compiler.ir.graph import Graph, Value
+from compiler.loops.form import Form
+from compiler.lowering.cache import Cache
+from compiler.lowering.kernel import KernelPlan
+from compiler.lowering.program import Program
+from compiler.numerics.element import ElementType
+from compiler.passes.base import Note, Notes, Pass, PassRecord, run_pass
+from compiler.passes.pipeline import FLOAT_PASSES, INTEGER_PASSES
+from compiler.quantize.calibrate import Sample, calibrate
+from compiler.quantize.calibration_run import tensor_stream
+from compiler.quantize.observers.base import Observer, Range
+from compiler.quantize.observers.minmax import MinMax
+from compiler.quantize.quantize_graph import WeightWidths, quantize_graph
+from compiler.quantize.types import activation_types
+
+Progress = Callable[[str], None]
+
+
+class Target(Protocol):
+    """A device family: what the driver asks of it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str:
+        """Names everything about the target that changes what is built."""
+        ...
+
+    def plan_kernel(self, form: Form) -> KernelPlan:
+        """The kernel for a form. Errors: ValueError with the reason where the target has none."""
+        ...
+
+    def emit(
+        self,
+        program: Program,
+        name: str,
+        out: Path,
+        attachments: Mapping[str, bytes],
+        facts: Mapping[str, Any],
+        cache: Cache,
+        progress: Progress,
+    ) -> None:
+        """Builds the kernels and writes the library into the folder `out`, or nothing at all.
+
+        attachments: more files by name. facts: entries of the manifest.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeOptions:
+    """How a float model becomes integer."""
+
+    weights: WeightWidths = field(default_factory=WeightWidths)
+    activations: ElementType = ElementType.I8
+    observer: Callable[[], Observer] = MinMax
+
+
+Watch = Callable[[str, Graph], None]
+
+
+def ignore_stages(_name: str, _graph: Graph) -> None:
+    """A `Watch` that looks at nothing."""
+
+
+@dataclass(slots=True)
+class Imported:
+    """A model as a float graph after the float passes."""
+
+    model: Model
+    graph: Graph
+    notes: Notes
+    passes: list[PassRecord]
+
+
+@dataclass(slots=True)
+class Compilation:
+    """A model as a verified quantized graph, and what happened on the way."""
+
+    imported: Imported
+    graph: Graph
+    ranges: Mapping[Value, Range]
+
+    @property
+    def notes(self) -> list[Note]:
+        return self.imported.notes.entries
+
+
+def import_float(
+    path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, watch: Watch = ignore_stages
+) -> Imported:
+    """Reads a model and brings it into canonical float form. watch: called after each stage.
+
+    Errors: BitloomError for everything wrong with the file or the shapes.
+    """
+    model = load_model(path)
+    graph = import_graph(model, shapes)
+    watch("import", graph)
+    imported = Imported(model, graph, Notes(), [])
+    _run_passes(FLOAT_PASSES, graph, imported, watch)
+    return imported
+
+
+def quantize_imported(
+    imported: Imported,
+    samples: Sequence[Sample],
+    options: QuantizeOptions,
+    watch: Watch = ignore_stages,
+    progress: Progress = lambda _text: None,
+) -> Compilation:
+    """Calibrates on `samples` and quantizes."""
+    progress(f"calibrate on {len(samples)} samples")
+    ranges = calibrate(
+        imported.graph,
+        samples,
+        lambda names, data: tensor_stream(imported.model, names, data),
+        options.observer,
+        options.activations,
+    )
+    progress("quantize")
+    types = activation_types(imported.graph, ranges, options.activations)
+    graph = quantize_graph(imported.graph, types, options.weights, imported.notes)
+    watch("quantize", graph)
+    _run_passes(INTEGER_PASSES, graph, imported, watch)
+    return Compilation(imported, graph, ranges)
+
+
+def _run_passes(passes: Sequence[Pass], graph: Graph, imported: Imported, watch: Watch) -> None:
+    for p in passes:
+        imported.passes.append(run_pass(p, graph, imported.notes))
+        watch(p.name, graph)

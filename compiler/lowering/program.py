@@ -1,0 +1,246 @@
+"""Quantized graph -> program: the list of kernel calls, with a place for every operand.
+
+This is the last form that is common to all targets. A target contributes one function, from loop forms to
+kernel plans; what it does with the program (a C library, an instruction stream) is its own affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from compiler.ir.graph import Graph, Node, Value
+from compiler.ir.literal import Constant
+from compiler.ir.op import Lowered, Operand
+from compiler.loops.form import Form, LoopForm, Role
+from compiler.lowering.kernel import KernelPlan
+from compiler.lowering.memory_plan import ALIGNMENT, Lifetime, MemoryPlan, aligned, plan_memory
+from compiler.lowering.storage import Place, StorageBuffer, place_values
+from compiler.numerics.element import Array
+from compiler.ops.shape import Reshape, Transpose
+from compiler.ops.slicing import Concat, Slice
+
+PlanKernel = Callable[[Form], KernelPlan]
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantPlace:
+    """Byte offset into the program's constants."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchPlace:
+    """The executing thread's scratch memory."""
+
+
+@dataclass(eq=False, slots=True)
+class ProgramStep:
+    """One kernel call. operands: in the order of the plan's; reads, writes: the values behind them."""
+
+    node: Node
+    plan: KernelPlan
+    operands: tuple[Place | ConstantPlace | ScratchPlace, ...]
+    reads: tuple[Value, ...]
+    writes: tuple[Value, ...]
+
+
+class ConstantBlob:
+    """All constant operands, aligned, equal contents stored once."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._offsets: dict[bytes, int] = {}
+        self.size = 0
+
+    def add(self, array: Array) -> ConstantPlace:
+        data = np.ascontiguousarray(array).tobytes()
+        if data not in self._offsets:
+            self._offsets[data] = self.size
+            padded = data + bytes(aligned(len(data)) - len(data))
+            self._parts.append(padded)
+            self.size += len(padded)
+        return ConstantPlace(self._offsets[data])
+
+    def contents(self) -> bytes:
+        """The blob, with readable slack behind it."""
+        return b"".join(self._parts) + bytes(ALIGNMENT)
+
+
+@dataclass(slots=True)
+class Program:
+    """offsets: byte offset in the arena of each arena buffer (external buffers have none)."""
+
+    graph: Graph
+    steps: list[ProgramStep]
+    places: dict[Value, Place]
+    constants: ConstantBlob
+    offsets: dict[StorageBuffer, int] = field(default_factory=dict[StorageBuffer, int])
+    memory: MemoryPlan = field(default_factory=lambda: MemoryPlan((), 0, 0))
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Per thread."""
+        return max((step.plan.scratch_bytes for step in self.steps), default=0)
+
+    def kernels(self) -> dict[str, KernelPlan]:
+        """Distinct kernels by symbol: structurally equal layers share one."""
+        return {step.plan.symbol: step.plan for step in self.steps}
+
+
+def lower_program(graph: Graph, plan_kernel: PlanKernel) -> Program:
+    """Places, kernels and the memory plan of a verified quantized graph.
+
+    Errors: whatever `plan_kernel` raises for a form that the target cannot take.
+    """
+    builder = _Builder(graph, plan_kernel)
+    for node in graph.nodes:
+        builder.node(node)
+    program = Program(graph, builder.steps, builder.places, builder.constants)
+    _share_in_place(program)
+    _plan_arena(program)
+    return program
+
+
+class _Builder:
+    def __init__(self, graph: Graph, plan_kernel: PlanKernel) -> None:
+        self.graph, self.plan_kernel = graph, plan_kernel
+        self.places = place_values(graph)
+        self.constants = ConstantBlob()
+        self.steps: list[ProgramStep] = []
+
+    def node(self, node: Node) -> None:
+        match node.op:
+            case Constant():
+                return
+            case Reshape():
+                self._copy_unless_shared(node, node.inputs[0], node.output)
+            case Concat() if self._has_shared_part(node):
+                self._copy_missing_parts(node)
+            case Slice() if self._shares(node.inputs[0], node.output):
+                return
+            case _:
+                operands = [self._operand(v) for v in node.inputs]
+                lowered = node.op.lower(operands, [self._operand(v) for v in node.outputs])
+                self._emit(node, lowered, node.inputs, [self.places[v] for v in node.outputs])
+
+    def _operand(self, value: Value) -> Operand:
+        if value.constant is not None:
+            return Operand(value.type, None, value.constant)
+        return Operand(value.type, self.places[value].strides)
+
+    def _shares(self, a: Value, b: Value) -> bool:
+        return a in self.places and self.places[a].buffer is self.places[b].buffer
+
+    def _has_shared_part(self, node: Node) -> bool:
+        return any(self._shares(v, node.output) for v in node.inputs)
+
+    def _copy_unless_shared(self, node: Node, x: Value, y: Value) -> None:
+        if not self._shares(x, y):
+            self._copy(node, x, Place(self.places[y].buffer, self.places[y].offset))
+
+    def _copy_missing_parts(self, node: Node) -> None:
+        """The parts of a concatenation that could not be written in place."""
+        assert isinstance(node.op, Concat)
+        whole, start = self.places[node.output], 0
+        strides = whole.strides or _dense(node.output)
+        for value in node.inputs:
+            if value.constant is not None or not self._shares(value, node.output):
+                offset = whole.offset + start * strides[node.op.axis]
+                self._copy(node, value, Place(whole.buffer, offset, strides))
+            start += value.type.shape[node.op.axis]
+
+    def _copy(self, node: Node, x: Value, to: Place) -> None:
+        identity = Transpose(tuple(range(x.type.rank)))
+        lowered = identity.lower([self._operand(x)], [Operand(x.type, to.strides)])
+        self._emit(node, lowered, [x], [to])
+
+    def _emit(self, node: Node, lowered: Lowered, inputs: Sequence[Value], outputs: Sequence[Place]) -> None:
+        plan = self.plan_kernel(lowered.form)
+        reads = [inputs[i] for i in lowered.inputs]
+        names, written = operand_names(lowered.form)
+        places: dict[str, Place | ConstantPlace | ScratchPlace] = {SCRATCH: ScratchPlace()}
+        for name, value in zip(names, reads, strict=True):
+            places[name] = self.places[value]
+        places.update(zip(written, outputs, strict=True))
+        for name, array in plan.pack(lowered.constants).items():
+            places[name] = self.constants.add(array)
+        operands = tuple(places[name] for name in plan.operands)
+        self.steps.append(ProgramStep(node, plan, operands, tuple(reads), tuple(node.outputs)))
+
+
+def operand_names(form: Form) -> tuple[list[str], list[str]]:
+    """Names of a form's INPUT and OUTPUT operands, in order."""
+    if not isinstance(form, LoopForm):
+        return ["input"], ["output"]
+    return (
+        [b.name for b in form.buffers if b.role is Role.INPUT],
+        [b.name for b in form.buffers if b.role is Role.OUTPUT],
+    )
+
+
+def _dense(value: Value) -> tuple[int, ...]:
+    shape = value.type.shape
+    return tuple(int(np.prod(shape[d + 1 :], dtype=np.int64)) for d in range(len(shape)))
+
+
+def lifetimes(program: Program) -> dict[StorageBuffer, Lifetime]:
+    """First and last step of every arena buffer that a step touches."""
+    first: dict[StorageBuffer, int] = {}
+    last: dict[StorageBuffer, int] = {}
+    for index, step in enumerate(program.steps):
+        for value in (*step.reads, *step.writes):
+            buffer = program.places[value].buffer
+            first.setdefault(buffer, index)
+            last[buffer] = index
+    return {b: Lifetime(b.size, first[b], last[b]) for b in first if not b.is_external}
+
+
+def _share_in_place(program: Program) -> None:
+    """Lets element-wise steps write over their first input, where it is needed no more."""
+    alive = lifetimes(program)
+    for index, step in enumerate(program.steps):
+        form = step.plan.form
+        if not (isinstance(form, LoopForm) and form.in_place and step.reads):
+            continue
+        source, target = (program.places[v].buffer for v in (step.reads[0], step.writes[0]))
+        if source is target or source not in alive or target not in alive:
+            continue
+        others = [program.places[v] for v in step.reads[1:] if v is not step.reads[0]]
+        if any(p.buffer is source for p in others) or not _covers(program, step):
+            continue
+        if alive[source].last != index or alive[target].first != index or source.size != target.size:
+            continue
+        _merge(program, source, target)
+        alive[source] = Lifetime(source.size, alive[source].first, alive[target].last)
+        del alive[target]
+
+
+def _covers(program: Program, step: ProgramStep) -> bool:
+    """Whether input and output fill their buffers densely and element for element."""
+    x, y = step.reads[0], step.writes[0]
+    dense = all(program.places[v].strides is None and program.places[v].offset == 0 for v in (x, y))
+    return dense and x.type.shape == y.type.shape and x.type.element is y.type.element
+
+
+def _merge(program: Program, keep: StorageBuffer, gone: StorageBuffer) -> None:
+    for value in gone.values:
+        old = program.places[value]
+        program.places[value] = Place(keep, old.offset, old.strides)
+    keep.values.extend(gone.values)
+    for step in program.steps:
+        step.operands = tuple(
+            Place(keep, o.offset, o.strides) if isinstance(o, Place) and o.buffer is gone else o
+            for o in step.operands
+        )
+
+
+def _plan_arena(program: Program) -> None:
+    alive = lifetimes(program)
+    buffers = list(alive)
+    program.memory = plan_memory([alive[b] for b in buffers])
+    program.offsets = dict(zip(buffers, program.memory.offsets, strict=True))

@@ -1,0 +1,1 @@
+"""Small complete programs; run them from the repository's root, `python -m examples.<name>.<program>`."""

@@ -1,0 +1,20 @@
+"""The kernel for a form on a CPU: which template takes it."""
+
+from __future__ import annotations
+
+from compiler.loops.form import Convolution, Form
+from compiler.lowering.kernel import KernelPlan
+from compiler.lowering.machine import CpuMachine
+from schedules.convolution import plan_convolution
+from schedules.depthwise import plan_depthwise
+from schedules.loops import plan_loops
+
+
+def plan_kernel(form: Form, machine: CpuMachine) -> KernelPlan:
+    """The plan with the default configuration.
+
+    Errors: ValueError with the reason where no template takes the form.
+    """
+    if not isinstance(form, Convolution):
+        return plan_loops(form, machine)
+    return plan_depthwise(form, machine) if form.depthwise else plan_convolution(form, machine)

@@ -1,0 +1,396 @@
+"""Depthwise convolution on CPUs: planning and packing. The code itself is made by `depthwise_tir`.
+
+A depthwise filter has no reduction over channels, so vectors run over channels and the dot-product
+instruction sums over filter *rows*: a lane of `depth` products holds one channel of `depth` input rows.
+A kernel takes `rows` output rows at a time through three stages:
+
+    gather    the input rows that these output rows need are interleaved, `depth` rows to a lane, into
+              a band in scratch, padded with the zero point to left, right, top and bottom;
+    contract  per output row and filter column, one dot product for each lane-group of rows that the
+              output row needs (rows that it does not need have weight 0);
+    rescale   64-bit products, narrowing, store.
+
+One interleaved column serves every filter column and all `rows` output rows.
+
+In-register interleaving leaves channels in the order of `DepthwiseLayout.channel_order`; bias, weights and
+factors are packed in that order, and narrowing with the matching pack instructions undoes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from compiler.loops.form import Convolution
+from compiler.lowering.kernel import structural_digest
+from compiler.lowering.machine import CpuMachine, DotProduct
+from compiler.numerics.element import Array, ElementType
+
+VECTORS = 4  # accumulator vectors of a channel group: what two rounds of interleaving bytes make of one
+FACTORS = 5  # int32 vectors that rescaling needs: see `_pack_rescale`
+BLOCK_COLUMNS = 32
+SHIFT = 33  # least shift that rescaling by high halves takes
+MAX_ROWS = 8
+MAX_COLUMNS = 8
+TILE_MACS = 400_000  # 5 to 10 microseconds of work at the speeds seen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthwiseConfig:
+    """lanes: int32 lanes of the vectors that take most channels (a group is 4 vectors of channels).
+    rows: output rows that share one gathered band. columns: output columns computed at once.
+    bands: groups of rows in one parallel tile."""
+
+    lanes: int
+    rows: int
+    columns: int
+    bands: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelGroup:
+    """Channels [start, start + stored) computed in 4 vectors of `lanes`; stored < 4 * lanes only where the
+    tensor has fewer channels than the narrowest group that takes them."""
+
+    start: int
+    lanes: int
+    stored: int
+
+    @property
+    def width(self) -> int:
+        return VECTORS * self.lanes
+
+
+@dataclass(frozen=True)
+class DepthwiseLayout:
+    """What packing and code generation must agree on.
+
+    depth: products that a lane of the dot product sums. band: numpy type of a gathered element.
+    """
+
+    form: Convolution
+    machine: CpuMachine
+    config: DepthwiseConfig
+
+    @cached_property
+    def depth(self) -> int:
+        narrow = self.form.input is ElementType.I8
+        match self.machine.dot:
+            case DotProduct.VNNI:
+                return 4 if narrow else 2
+            case DotProduct.SDOT:
+                return 4 if narrow else 1
+            case DotProduct.PMADDWD:
+                return 2 if not narrow or self.machine.activation_offset else 1
+            case DotProduct.SMLAL | DotProduct.NONE:
+                return 1
+
+    @cached_property
+    def input_dtype(self) -> str:
+        return _storage(self.form.input, self.machine)
+
+    @cached_property
+    def output_dtype(self) -> str:
+        return _storage(self.form.output, self.machine)
+
+    @cached_property
+    def band_dtype(self) -> str:
+        return self.input_dtype if self.depth == 4 else "int16"
+
+    @cached_property
+    def weight_dtype(self) -> str:
+        return "int8" if self.depth == 4 else "int16"
+
+    @cached_property
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        """Full groups, then one of the narrowest width that takes the rest. It overlaps its neighbour, whose
+        last channels are then computed twice, so that no group but the only one is partly stored."""
+        channels, lanes = self.form.out_channels, self.config.lanes
+        width = VECTORS * lanes
+        full = [ChannelGroup(c, lanes, width) for c in range(0, channels - width + 1, width)]
+        rest = channels - len(full) * width
+        if not rest:
+            return tuple(full)
+        while lanes > 4 and VECTORS * lanes // 2 >= rest:
+            lanes //= 2
+        width = VECTORS * lanes
+        if channels < width:
+            return (ChannelGroup(0, lanes, channels),)
+        return (*full, ChannelGroup(channels - width, lanes, width))
+
+    @cached_property
+    def row_offsets(self) -> tuple[int, ...]:
+        """Input rows that one band needs, relative to that of its first output row and filter row."""
+        f = self.form
+        rows = {
+            r * f.stride[0] + k * f.dilation[0]
+            for r in range(self.config.rows)
+            for k in range(f.kernel_height)
+        }
+        return tuple(sorted(rows))
+
+    @cached_property
+    def row_groups(self) -> int:
+        return -(-len(self.row_offsets) // self.depth)
+
+    def filter_rows(self, row: int, row_group: int) -> tuple[int | None, ...]:
+        """The filter row that each of `depth` products of a lane stands for in output row `row`, or None."""
+        f = self.form
+        taps = {row * f.stride[0] + k * f.dilation[0]: k for k in range(f.kernel_height)}
+        first = row_group * self.depth
+        offsets = self.row_offsets[first : first + self.depth]
+        found = [taps.get(o) for o in offsets]
+        return tuple(found + [None] * (self.depth - len(found)))
+
+    @cached_property
+    def steps(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """Per output row of a band: the (filter column, row group) of each of its dot products."""
+        used = [
+            [g for g in range(self.row_groups) if any(k is not None for k in self.filter_rows(r, g))]
+            for r in range(self.config.rows)
+        ]
+        return tuple(tuple((kw, g) for kw in range(self.form.kernel_width) for g in u) for u in used)
+
+    @cached_property
+    def band_columns(self) -> int:
+        f = self.form
+        return (f.out_width - 1) * f.stride[1] + (f.kernel_width - 1) * f.dilation[1] + 1
+
+    @cached_property
+    def bands(self) -> int:
+        """Bands of one image."""
+        return -(-self.form.out_height // self.config.rows)
+
+    @cached_property
+    def tiles_per_image(self) -> int:
+        return -(-self.bands // self.config.bands)
+
+    def channel_order(self, lanes: int) -> Array:
+        """[4, lanes]: the channel, within its group, of each lane of the accumulator vectors."""
+        v, lane = np.meshgrid(np.arange(VECTORS), np.arange(lanes), indexing="ij")
+        block, i = lane // 4, lane % 4  # interleaving stays within 128 bits
+        if self.depth == 1:
+            return v * lanes + lane
+        if self.form.input is ElementType.I16:
+            return 2 * lanes * (v // 2) + 8 * block + 4 * (v % 2) + i
+        return 16 * block + 4 * v + i
+
+    @cached_property
+    def lane_bytes(self) -> int:
+        return self.depth * np.dtype(self.band_dtype).itemsize
+
+    @cached_property
+    def inner_columns(self) -> range:
+        """Columns of the band that lie inside the image."""
+        pad = self.form.pad[1]
+        return range(
+            min(max(pad, 0), self.band_columns), max(0, min(self.band_columns, pad + self.form.in_width))
+        )
+
+    @cached_property
+    def column_tiles(self) -> int:
+        return -(-self.form.out_width // self.config.columns)
+
+    @cached_property
+    def blocks(self) -> int:
+        """Blocks of columns of a row, whose results wait in scratch for being narrowed."""
+        return -(-self.form.out_width // BLOCK_COLUMNS)
+
+    @cached_property
+    def block_tiles(self) -> int:
+        return -(-self.column_tiles // self.blocks)
+
+    @cached_property
+    def _widest(self) -> int:
+        return max(g.width for g in self.groups)
+
+    @cached_property
+    def band_bytes(self) -> int:
+        return self.band_columns * self.row_groups * self.lane_bytes * self._widest
+
+    @cached_property
+    def scratch_bytes(self) -> int:
+        return self.band_bytes + 64 + self.block_tiles * self.config.columns * 4 * self._widest
+
+    @cached_property
+    def is_x86(self) -> bool:
+        return self.machine.dot in (DotProduct.VNNI, DotProduct.PMADDWD)
+
+    @cached_property
+    def packs_bytes(self) -> bool:
+        """Whether the saturating packs of x86 undo `channel_order`."""
+        return self.output_dtype == self.input_dtype == "uint8" and self.is_x86
+
+
+def _storage(element: ElementType, machine: CpuMachine) -> str:
+    if element is ElementType.I8 and machine.activation_offset:
+        return "uint8"
+    return str(element.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class DepthwisePlan:
+    """The kernel of one depthwise form: `KernelPlan`.
+
+    Packed operands, each flat over channel groups: weight [row, step, 4, lanes, depth]; bias [4, lanes] int32
+    with the input's zero point and storage offset folded in; rescale [4, 3, lanes] int64 (multiplier,
+    rounding term, shift); parameters int32 [4] in stored codes.
+    """
+
+    form: Convolution
+    machine: CpuMachine
+    config: DepthwiseConfig
+
+    @property
+    def layout(self) -> DepthwiseLayout:
+        return DepthwiseLayout(self.form, self.machine, self.config)
+
+    @property
+    def symbol(self) -> str:
+        f, c = self.form, self.config
+        kind = {ElementType.I8: "qs8", ElementType.I16: "qs16"}[f.input]
+        digest = structural_digest(f, self.machine, c)[:8]
+        tile = f"{c.rows}x{c.columns}x{VECTORS * c.lanes}"
+        return f"{kind}_depthwise_{tile}_{self.machine.name}_{digest}"
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        rescale = ("rescale",) if self.form.requantizes else ()
+        return ("input", "weight", "bias", *rescale, "parameters", "output", "scratch")
+
+    @property
+    def tiles(self) -> int:
+        return self.form.batch * self.layout.tiles_per_image
+
+    @property
+    def scratch_bytes(self) -> int:
+        return self.layout.scratch_bytes
+
+    def pack(self, constants: Mapping[str, Array]) -> dict[str, Array]:
+        layout, f = self.layout, self.form
+        offset = self.machine.activation_offset
+        zp_in, zp_out, low, high = (int(p) for p in constants["parameters"])
+        stored_zero = zp_in + (offset if f.input is ElementType.I8 else 0)
+        stored = offset if f.output is ElementType.I8 else 0
+        weight = np.asarray(constants["weight"]).reshape(f.out_channels, f.kernel_height, f.kernel_width)
+        bias = np.asarray(constants["bias"], np.int64) - stored_zero * weight.sum((1, 2), dtype=np.int64)
+        packed: dict[str, Array] = {
+            "weight": np.concatenate([_pack_weight(layout, g, weight) for g in layout.groups]),
+            "bias": np.concatenate([_lanes(layout, g, bias).ravel() for g in layout.groups]).astype(np.int32),
+        }
+        scale_up = 0
+        if f.requantizes:
+            scale_up = int(np.any(np.asarray(constants["shift"]) < SHIFT))
+            factors = np.asarray(constants["multiplier"], np.int64), np.asarray(constants["shift"], np.int64)
+            packed["rescale"] = np.concatenate([_pack_rescale(layout, g, *factors) for g in layout.groups])
+        parameters = [stored_zero, zp_out + stored, low + stored, high + stored, scale_up]
+        packed["parameters"] = np.array(parameters, np.int32)
+        return packed
+
+    def build(self) -> bytes:
+        from compiler.lowering.build import build_object
+        from schedules.depthwise_tir import depthwise_function
+
+        function = depthwise_function(self.layout, self.symbol)
+        return build_object({self.symbol: function}, dict(self.machine.target))
+
+
+def _lanes(layout: DepthwiseLayout, group: ChannelGroup, values: Array) -> Array:
+    """Per-channel values (last axis) in lane order [..., 4, lanes]; lanes that are not stored get channel
+    0's."""
+    channel = layout.channel_order(group.lanes)
+    return values[..., np.where(channel < group.stored, group.start + channel, 0)]
+
+
+def _pack_weight(layout: DepthwiseLayout, group: ChannelGroup, weight: Array) -> Array:
+    by_tap = np.moveaxis(weight, 0, -1)  # [kh, kw, channel]
+    zero = np.zeros(by_tap.shape[-1], by_tap.dtype)
+    packed: list[Array] = []
+    for row, steps in enumerate(layout.steps):
+        for kw, row_group in steps:
+            taps = [zero if k is None else by_tap[k, kw] for k in layout.filter_rows(row, row_group)]
+            packed.append(np.moveaxis(_lanes(layout, group, np.stack(taps)), 0, -1).ravel())
+    return np.concatenate(packed).astype(layout.weight_dtype)
+
+
+def _pack_rescale(layout: DepthwiseLayout, group: ChannelGroup, multiplier: Array, shift: Array) -> Array:
+    """[4, FACTORS, lanes] int32: multiplier, rounding, shift, limit, scale_up.
+
+    Nested floors compose: for shift >= 33, rescaling is
+    (floor(a * m / 2**32) + 2**(shift - 33)) >> (shift - 32).
+    A smaller shift is raised to 33, and the accumulator, clamped to +-limit, is multiplied by 2**scale_up
+    before: with limit = 2**(31 - scale_up) - 1, a larger accumulator's result is 2**27 or more, beyond every
+    code. Below shift 8 every accumulator but 0 is beyond every code, so that 8 does as well.
+    """
+    scale_up = np.maximum(0, SHIFT - np.maximum(shift, 8))
+    raised = np.maximum(shift, SHIFT)
+    factors = [multiplier, np.int64(1) << (raised - SHIFT), raised - 32, (1 << (31 - scale_up)) - 1, scale_up]
+    return np.moveaxis(_lanes(layout, group, np.stack(factors)), 0, 1).ravel().astype(np.int32)
+
+
+def plan_depthwise(
+    form: Convolution, machine: CpuMachine, config: DepthwiseConfig | None = None
+) -> DepthwisePlan:
+    """Errors: ValueError where the form is no depthwise convolution of codes or the configuration is not
+    legal for it."""
+    if not form.depthwise:
+        raise ValueError(f"{form.in_channels}->{form.out_channels} in {form.groups} groups is not depthwise")
+    if form.input not in (ElementType.I8, ElementType.I16):
+        raise ValueError(f"a depthwise input is i8 or i16, not {form.input.value}")
+    if form.output not in (ElementType.I8, ElementType.I16, ElementType.I32):
+        raise ValueError(f"a depthwise output is i8, i16 or i32, not {form.output.value}")
+    config = config or default_config(form, machine)
+    if config.lanes not in _lane_choices(machine):
+        raise ValueError(f"{config.lanes} lanes: {machine.name} has {_lane_choices(machine)}")
+    if not (1 <= config.rows <= form.out_height and 1 <= config.columns <= form.out_width):
+        raise ValueError(f"tile {config.rows}x{config.columns} exceeds {form.out_height}x{form.out_width}")
+    if config.rows > MAX_ROWS or config.columns > MAX_COLUMNS or config.bands < 1:
+        raise ValueError(f"{config} is outside the search space")
+    return DepthwisePlan(form, machine, config)
+
+
+def _lane_choices(machine: CpuMachine) -> tuple[int, ...]:
+    return tuple(n for n in (4, 8, 16) if n <= machine.lanes)
+
+
+def default_config(form: Convolution, machine: CpuMachine) -> DepthwiseConfig:
+    """Widest vectors that the channels fill; rows and columns of least `_cost`; bands for `TILE_MACS`."""
+    lanes = max(n for n in _lane_choices(machine) if n == 4 or VECTORS * n // 2 < form.out_channels)
+    shapes = [
+        (r, c)
+        for r in range(1, min(4, form.out_height) + 1)
+        for c in range(1, min(MAX_COLUMNS, form.out_width) + 1)
+    ]
+    rows, columns = min(shapes, key=lambda s: _cost(form, machine, lanes, *s))
+    per_band = rows * form.out_width * form.out_channels * form.kernel_height * form.kernel_width
+    bands = max(1, min(TILE_MACS // per_band, -(-form.out_height // rows)))
+    return DepthwiseConfig(lanes=lanes, rows=rows, columns=columns, bands=bands)
+
+
+def _cost(form: Convolution, machine: CpuMachine, lanes: int, rows: int, columns: int) -> float:
+    """Vector instructions per useful output vector: dot products and rescaling of each (some done twice where
+    tiles overlap), loads of constants per tile of columns, and gathering per band. Fitted to measurements on
+    one AVX512-VNNI core."""
+    layout = DepthwiseLayout(form, machine, DepthwiseConfig(lanes=lanes, rows=rows, columns=columns, bands=1))
+    tiles = -(-form.out_width // columns)
+    dots = [len(s) for s in layout.steps]
+    per_row = sum(tiles * (columns * (d + 10) + d / 2 + 3 + max(0, columns - 7) * 8) for d in dots)
+    gather = layout.band_columns * layout.row_groups * (layout.depth + 1)
+    if layout.band_bytes > machine.l1_bytes // 2:
+        gather *= 1.5  # the band falls out of the first cache between writing and reading
+    return layout.bands * (per_row + gather) / (form.out_height * form.out_width)
+
+
+def candidate_configs(form: Convolution, machine: CpuMachine) -> Iterator[DepthwiseConfig]:
+    """The tuner's search space: at most 3 x 4 x 8 configurations of default tile size."""
+    bands = default_config(form, machine).bands
+    rows_of_tile = bands * default_config(form, machine).rows
+    for lanes in _lane_choices(machine):
+        for rows in (r for r in (1, 2, 3, 4) if r <= form.out_height):
+            for columns in range(1, min(MAX_COLUMNS, form.out_width) + 1):
+                yield DepthwiseConfig(
+                    lanes=lanes, rows=rows, columns=columns, bands=max(1, rows_of_tile // rows)
+                )

@@ -1,0 +1,283 @@
+"""The C source of a library (its steps over the shared runtime) and the assembly that holds its constants."""
+
+from collections.abc import Iterator, Sequence
+
+from targets.library.description import (
+    CACHE_LINE_BYTES,
+    Arena,
+    Constant,
+    DType,
+    Edge,
+    Input,
+    LibraryDescription,
+    Operand,
+    Output,
+    Port,
+    Scratch,
+    Step,
+    View,
+)
+from targets.library.header import comment_text
+
+
+def source(description: LibraryDescription, build: str) -> str:
+    """`build` is the digest that `<name>_build` returns."""
+    name = description.name
+    movers: dict[int, str] = {}
+    functions: list[str] = []
+    for kind, ports in (("input", description.inputs), ("output", description.outputs)):
+        for index, port in enumerate(ports):
+            if port.edge is not None:
+                movers[port.edge.step] = f"move_{kind}_{index}"
+                functions.append(_mover(kind, index, port, port.edge))
+    rows = [
+        f"    {{step_{i}, {movers.get(i, 'NULL')}, {step.tiles}}},"
+        for i, step in enumerate(description.steps)
+    ]
+    return _SOURCE.format(
+        name=name,
+        build=build,
+        kernels="\n".join(_kernel_declarations(description.steps)),
+        step_functions="\n".join(_step_function(name, i, step) for i, step in enumerate(description.steps)),
+        movers="\n".join(functions),
+        step_rows="\n".join(rows),
+        ports="\n".join(
+            (_port_table("inputs", description.inputs), _port_table("outputs", description.outputs))
+        ),
+        requirements=_requirement_table(description),
+        input_count=len(description.inputs),
+        output_count=len(description.outputs),
+        requirement_count=len(description.cpu_features),
+        arena_bytes=_whole_lines(description.arena_bytes),
+        scratch_bytes=_whole_lines(description.scratch_bytes_per_thread),
+        described_arena_bytes=description.arena_bytes,
+    )
+
+
+def constants_assembly(name: str, blob: str) -> str:
+    """Assembly (with C preprocessing) that puts the file `blob` into read-only memory."""
+    return _CONSTANTS.format(name=name, blob=blob, alignment=CACHE_LINE_BYTES)
+
+
+def _whole_lines(size: int) -> int:
+    """Threads and operands on different cache lines: no false sharing, aligned vectors."""
+    return -(-size // CACHE_LINE_BYTES) * CACHE_LINE_BYTES
+
+
+def _kernel_declarations(steps: Sequence[Step]) -> Iterator[str]:
+    arity: dict[str, int] = {}
+    for step in steps:
+        if arity.setdefault(step.kernel, len(step.operands)) != len(step.operands):
+            raise ValueError(f'step "{step.label}" calls {step.kernel} with another number of operands')
+    for kernel, operands in arity.items():
+        yield f"HIDDEN extern int32_t {kernel}({'const void *, ' * operands}int32_t, int32_t);"
+
+
+def _address(name: str, operand: Operand) -> str:
+    match operand:
+        case Arena(offset):
+            return f"at->arena + {offset}"
+        case Constant(offset):
+            return f"{name}__constants + {offset}"
+        case Input(index):
+            return f"at->inputs[{index}]"
+        case Output(index):
+            return f"at->outputs[{index}]"
+        case Scratch(offset):
+            return f"(unsigned char *)scratch + {offset}"
+
+
+def _step_function(name: str, index: int, step: Step) -> str:
+    addresses = [_address(name, operand) for operand in step.operands]
+    unused = [
+        name
+        for name, mark in (("at", "at->"), ("scratch", "*)scratch"))
+        if not any(mark in address for address in addresses)
+    ]
+    body = "".join(f"    (void){name};\n" for name in unused)
+    return (
+        f"/* {index}: {comment_text(step.label)} ({comment_text(step.layer)}) */\n"
+        f"static int32_t step_{index}(const struct bl_operands *at, void *scratch, "
+        "int32_t begin, int32_t end)\n"
+        f"{{\n{body}    return {step.kernel}({', '.join([*addresses, 'begin', 'end'])});\n}}\n"
+    )
+
+
+def _mover(kind: str, index: int, port: Port, edge: Edge) -> str:
+    """A function with one loop per axis between the caller's dense codes and their place in the arena."""
+    codes = edge.codes
+    inner = "    " * (len(codes.shape) + 1)
+    loops = [
+        f"{'    ' * (axis + 1)}for (ptrdiff_t i{axis} = 0; i{axis} < {size}; i{axis}++)\n"
+        for axis, size in enumerate(codes.shape)
+    ]
+    terms = [f"i{axis} * {stride}" for axis, stride in enumerate(codes.strides)]
+    stored = f"stored[{' + '.join(terms) or '0'}]"
+    if kind == "input":
+        pointer = f"const {codes.dtype.c_name} *codes = at->inputs[{index}];"
+        move = f"{stored} = {_converted('*codes++', codes.storage, codes.storage_offset)};"
+    else:
+        pointer = f"{codes.dtype.c_name} *codes = at->outputs[{index}];"
+        move = f"*codes++ = {_converted(stored, codes.dtype, -codes.storage_offset)};"
+    return (
+        f"/* {kind} {index}, {comment_text(port.name)}: {_kept(codes)} */\n"
+        f"static void move_{kind}_{index}(const struct bl_operands *at)\n{{\n"
+        f"    {codes.storage.c_name} *stored = (void *)({_address('', codes.place)});\n"
+        f"    {pointer}\n\n{''.join(loops)}{inner}{move}\n}}\n"
+    )
+
+
+def _kept(codes: View) -> str:
+    offset = f" + {codes.storage_offset}" if codes.storage_offset else ""
+    return f"{codes.dtype.value} codes of shape {list(codes.shape)}, kept as {codes.storage.value}{offset}"
+
+
+def _converted(value: str, dtype: DType, offset: int) -> str:
+    return f"({dtype.c_name})({value} + ({offset}))" if offset else f"({dtype.c_name})({value})"
+
+
+def _port_table(array: str, ports: Sequence[Port]) -> str:
+    rows = [f"{{{port.alignment}, {port.codes_alignment}}}" for port in ports] or ["{1, 1}"]
+    return f"static const struct bl_port {array}_table[] = {{{', '.join(rows)}}};"
+
+
+def _requirement_table(description: LibraryDescription) -> str:
+    rows = [
+        f"    {{BL_CPU_{feature.name},\n"
+        f'     "{description.name} needs the CPU feature {feature.value}, which this CPU does not have"}},\n'
+        for feature in description.cpu_features
+    ] or ['    {BL_CPU_SSE4_1, ""}, /* never looked at */\n']
+    return f"static const struct bl_requirement requirements[] = {{\n{''.join(rows)}}};"
+
+
+_SOURCE = """\
+/* {name}.c: generated by bitloom. */
+#define _GNU_SOURCE
+#include "bitloom_runtime.h"
+#include "{name}.h"
+
+/* Hidden here makes the kernels hidden in the linked library too, whatever they were compiled with. */
+#define HIDDEN __attribute__((visibility("hidden")))
+
+HIDDEN extern const unsigned char {name}__constants[];
+
+/* Operands, then the half-open range of tiles. A kernel writes what it was built to write, const or not. */
+{kernels}
+
+{step_functions}
+{movers}
+static const struct bl_step steps[] = {{
+{step_rows}
+}};
+
+{ports}
+
+{requirements}
+
+static const struct bl_library library = {{
+    .steps = steps,
+    .inputs = inputs_table,
+    .outputs = outputs_table,
+    .requirements = requirements,
+    .step_count = sizeof steps / sizeof steps[0],
+    .input_count = {input_count},
+    .output_count = {output_count},
+    .requirement_count = {requirement_count},
+    .arena_bytes = {arena_bytes},
+    .scratch_bytes = {scratch_bytes},
+}};
+
+static struct bl_context *context_of({name}_ctx *ctx)
+{{
+    return (struct bl_context *)ctx;
+}}
+
+int {name}_abi_version(void)
+{{
+    return {name}_ABI;
+}}
+
+const char *{name}_build(void)
+{{
+    return "{build}";
+}}
+
+size_t {name}_context_bytes(int threads)
+{{
+    return bl_context_bytes(&library, threads);
+}}
+
+{name}_ctx *{name}_create(int threads, const char **reason)
+{{
+    return ({name}_ctx *)bl_create(&library, threads, reason);
+}}
+
+{name}_ctx *{name}_create_in(void *memory, size_t bytes, int threads, const char **reason)
+{{
+    return ({name}_ctx *)bl_create_in(&library, memory, bytes, threads, reason);
+}}
+
+void {name}_destroy({name}_ctx *ctx)
+{{
+    bl_destroy(context_of(ctx));
+}}
+
+int {name}_run({name}_ctx *ctx, const void *const *inputs, void *const *outputs)
+{{
+    return bl_run(context_of(ctx), 0, inputs, outputs);
+}}
+
+int {name}_run_quantized({name}_ctx *ctx, const void *const *inputs, void *const *outputs)
+{{
+    return bl_run(context_of(ctx), 1, inputs, outputs);
+}}
+
+int {name}_step_count(void)
+{{
+    return library.step_count;
+}}
+
+int {name}_run_step({name}_ctx *ctx, int step, const void *const *inputs, void *const *outputs)
+{{
+    return bl_run_step(context_of(ctx), step, 0, inputs, outputs);
+}}
+
+int {name}_run_step_quantized({name}_ctx *ctx, int step, const void *const *inputs, void *const *outputs)
+{{
+    return bl_run_step(context_of(ctx), step, 1, inputs, outputs);
+}}
+
+const void *{name}_arena(const {name}_ctx *ctx)
+{{
+    return ((const struct bl_context *)ctx)->arena;
+}}
+
+size_t {name}_arena_bytes(void)
+{{
+    return {described_arena_bytes};
+}}
+"""
+
+_CONSTANTS = """\
+/* The constants of {name}: generated by bitloom. */
+#if defined(__APPLE__)
+    .section __TEXT,__const
+    .globl _{name}__constants
+    .private_extern _{name}__constants
+    .balign {alignment}
+_{name}__constants:
+    .incbin "{blob}"
+    .byte 0
+#else
+    .section .rodata.{name}__constants,"a",%progbits
+    .globl {name}__constants
+    .hidden {name}__constants
+    .type {name}__constants, %object
+    .balign {alignment}
+{name}__constants:
+    .incbin "{blob}"
+    .byte 0
+    .size {name}__constants, . - {name}__constants
+    .section .note.GNU-stack,"",%progbits
+#endif
+"""

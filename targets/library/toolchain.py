@@ -1,0 +1,143 @@
+"""Compiling, linking and archiving, by the `ziglang` wheel or the user's own C compiler."""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiler.ir.diagnostics import BitloomError
+
+_SHOWN_LINES = 12
+
+
+class LibraryError(BitloomError):
+    """A library could not be made. The message says what was tried and what the system answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """Makes binaries for `triple`, spelt as zig does: x86_64-linux-gnu.2.34, aarch64-linux-musl,
+    aarch64-macos.
+
+    `cc` is a command that takes the place of `zig cc`; it must itself make code for the triple.
+    """
+
+    triple: str
+    cc: tuple[str, ...] = ()
+
+    @staticmethod
+    def host(cc: Sequence[str] = ()) -> "Toolchain":
+        """For this machine, and for every Linux with the same C library that is not older than it need be."""
+        return Toolchain(host_triple(), tuple(cc))
+
+    @property
+    def is_macos(self) -> bool:
+        return "macos" in self.triple
+
+    def compile(
+        self, source: Path, output: Path, include: Sequence[Path] = (), flags: Sequence[str] = ()
+    ) -> None:
+        """Makes position-independent object code without debug information from C or assembly."""
+        language = ["-std=c11", "-Wall", "-Wextra", "-Werror"] if source.suffix == ".c" else []
+        folders = [f"-I{folder}" for folder in include]
+        # Paths are given relative to the source's folder: nothing in the object depends on where it was made.
+        arguments = ["-O2", "-g0", "-fPIC", *language, *folders, *flags, "-c", source.name, "-o", str(output)]
+        self._run([*self._compiler(), *arguments], source.parent)
+
+    def link_shared(self, objects: Sequence[Path], output: Path, exports: Sequence[str]) -> None:
+        """Makes a shared library that exports `exports` alone and lacks no symbol but the C library's."""
+        if self.is_macos:
+            # zig's own Mach-O linker has no export lists: there, kernels stay visible beside the API.
+            names = output.with_suffix(".exports")
+            names.write_text("".join(f"_{name}\n" for name in exports))
+            options = [f"-Wl,-exported_symbols_list,{names}"] if self.cc else []
+            options.append(f"-Wl,-install_name,@rpath/{output.name}")
+        else:
+            names = output.with_suffix(".map")
+            names.write_text("{ global: " + " ".join(f"{name};" for name in exports) + " local: *; };\n")
+            options = [f"-Wl,--version-script={names}", "-Wl,-z,defs", "-Wl,--strip-debug", "-Wl,--as-needed"]
+            options += [f"-Wl,-soname,{output.name}", "-pthread"]
+        try:
+            self._run([*self._compiler(), "-shared", *options, *map(str, objects), "-o", str(output)])
+        finally:
+            names.unlink()
+
+    def archive(self, objects: Sequence[Path], output: Path) -> None:
+        """Makes a static library; members carry no time or owner."""
+        self._run([*_zig("ar"), "qcsD", str(output), *map(str, objects)])
+
+    def _compiler(self) -> list[str]:
+        return list(self.cc) if self.cc else [*_zig("cc"), "-target", self.triple]
+
+    def _run(self, command: list[str], folder: Path | None = None) -> None:
+        try:
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env=_environment(),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+        except OSError as error:
+            raise LibraryError(f"cannot start {command[0]}: {error.strerror}") from error
+        if done.returncode != 0:
+            raise LibraryError(_failure(command, done.returncode, done.stderr))
+
+
+def host_triple() -> str:
+    """This machine's triple.
+
+    glibc 2.34 has the threads inside libc.so.6; where the machine has it, the library needs no other file.
+    Older machines get the oldest glibc that zig links for both x86-64 and AArch64, 2.17.
+    """
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(
+        platform.machine().lower(), platform.machine().lower()
+    )
+    if sys.platform == "darwin":
+        return f"{machine}-macos"
+    libc, version = platform.libc_ver()
+    if libc != "glibc":
+        return f"{machine}-linux-musl"
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return f"{machine}-linux-gnu.{'2.34' if (major, minor) >= (2, 34) else '2.17'}"
+
+
+def _zig(tool: str) -> list[str]:
+    return [sys.executable, "-m", "ziglang", tool]
+
+
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    if "ZIG_GLOBAL_CACHE_DIR" not in environment and not _is_writable(_default_cache(environment)):
+        environment["ZIG_GLOBAL_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"bitloom-zig-{os.getuid()}")
+    return environment
+
+
+def _default_cache(environment: dict[str, str]) -> Path:
+    """Where zig keeps compiled start files and compiler-rt, unless told otherwise."""
+    if environment.get("XDG_CACHE_HOME"):
+        return Path(environment["XDG_CACHE_HOME"]) / "zig"
+    return Path(environment.get("HOME") or "/nonexistent") / ".cache" / "zig"
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether `folder` can be written, or made."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def _failure(command: list[str], code: int, stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line] or lines
+    shown = errors[:_SHOWN_LINES]
+    if len(errors) > len(shown):
+        shown.append(f"… and {len(errors) - len(shown)} more lines")
+    tool = " ".join(command[: command.index("ziglang") + 2] if "ziglang" in command else command[:1])
+    return f"{tool} failed with exit code {code}:\n" + "\n".join(f"  {line}" for line in shown)

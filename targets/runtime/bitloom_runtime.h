@@ -1,0 +1,327 @@
+/* What every library shares: contexts, the team of threads, the execution of steps.
+ *
+ * A library's generated source includes this file, so that all of it is static there: two libraries in one program
+ * share no symbol and no state. _GNU_SOURCE must be defined first (sched_getaffinity).
+ */
+#ifndef BITLOOM_RUNTIME_H
+#define BITLOOM_RUNTIME_H
+
+#include "bitloom_barrier.h"
+#include "bitloom_cpu.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { BL_THREADS_MOST = 256, BL_WORKER_STACK_BYTES = 1 << 20 }; /* musl's default stack is 128 KiB */
+
+enum bl_status { BL_OK = 0, BL_BAD_ARGUMENT = 1, BL_KERNEL_FAILED = 2 };
+
+/* The memory that a step reads and writes. */
+struct bl_operands {
+    unsigned char *arena;
+    const void *const *inputs;
+    void *const *outputs;
+};
+
+struct bl_step {
+    int32_t (*run)(const struct bl_operands *at, void *scratch, int32_t begin, int32_t end);
+    /* For a quantize or dequantize step at the library's edge: moves the port's codes in its place; else NULL. */
+    void (*move_codes)(const struct bl_operands *at);
+    int32_t tiles;
+};
+
+struct bl_port {
+    size_t alignment, codes_alignment; /* bytes */
+};
+
+struct bl_requirement {
+    enum bl_cpu_feature feature;
+    const char *complaint;
+};
+
+struct bl_library {
+    const struct bl_step *steps;
+    const struct bl_port *inputs, *outputs;
+    const struct bl_requirement *requirements;
+    int step_count, input_count, output_count, requirement_count;
+    size_t arena_bytes, scratch_bytes; /* scratch: for each thread; both are multiples of the cache line */
+};
+
+struct bl_job {
+    struct bl_operands at;
+    int first, last; /* steps, half open */
+    int quantized;
+    int stop;
+};
+
+struct bl_worker {
+    _Alignas(BL_CACHE_LINE) struct bl_context *context;
+    pthread_t thread;
+    int index;
+    uint32_t phase;
+    struct bl_patience idle, busy; /* between runs and within one: their waits have nothing in common */
+};
+
+struct bl_context {
+    struct bl_barrier barrier;
+    struct bl_job job;
+    const struct bl_library *library;
+    unsigned char *arena, *scratch;
+    void *allocation; /* to be freed, or NULL */
+    int threads;
+    _Atomic int kernel_failed;
+    struct bl_worker workers[];
+};
+
+static inline int bl_cores(void)
+{
+#if defined(__linux__)
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
+        return CPU_COUNT(&allowed);
+#endif
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (int)online : 1;
+}
+
+/* 0 for a count that cannot be served. */
+static inline int bl_thread_count(int threads)
+{
+    if (threads == 0) {
+        threads = bl_cores();
+        return threads < BL_THREADS_MOST ? threads : BL_THREADS_MOST;
+    }
+    return threads > 0 && threads <= BL_THREADS_MOST ? threads : 0;
+}
+
+static inline size_t bl_context_bytes(const struct bl_library *library, int threads)
+{
+    size_t count = (size_t)bl_thread_count(threads);
+    if (count == 0)
+        return 0;
+    return sizeof(struct bl_context) + count * sizeof(struct bl_worker) + library->arena_bytes +
+           count * library->scratch_bytes;
+}
+
+static inline void bl_run_part(struct bl_context *context, const struct bl_step *step, int worker, int team)
+{
+    int32_t begin = (int32_t)((int64_t)step->tiles * worker / team);
+    int32_t end = (int32_t)((int64_t)step->tiles * (worker + 1) / team);
+    unsigned char *scratch = context->scratch + (size_t)worker * context->library->scratch_bytes;
+
+    if (begin < end && step->run(&context->job.at, scratch, begin, end) != 0)
+        atomic_store_explicit(&context->kernel_failed, 1, memory_order_relaxed);
+}
+
+static inline int bl_is_parallel(const struct bl_job *job, const struct bl_step *step)
+{
+    return step->tiles > 1 && !(job->quantized && step->move_codes);
+}
+
+/* One thread's share of a job. The team meets between two steps unless worker 0 does both alone. */
+static inline void bl_run_share(struct bl_context *context, struct bl_worker *worker, int team)
+{
+    const struct bl_job *job = &context->job;
+    int parallel = 0;
+
+    for (int i = job->first; i < job->last; i++) {
+        const struct bl_step *step = &context->library->steps[i];
+        int was_parallel = parallel;
+
+        parallel = bl_is_parallel(job, step);
+        if (team > 1 && i > job->first && (parallel || was_parallel))
+            bl_barrier_meet(&context->barrier, (uint32_t)team, &worker->phase, &worker->busy);
+        if (parallel)
+            bl_run_part(context, step, worker->index, team);
+        else if (worker->index == 0 && job->quantized && step->move_codes)
+            step->move_codes(&job->at);
+        else if (worker->index == 0)
+            bl_run_part(context, step, 0, 1);
+    }
+}
+
+static inline void *bl_worker_main(void *argument)
+{
+    struct bl_worker *worker = argument;
+    struct bl_context *context = worker->context;
+    uint32_t team = (uint32_t)context->threads;
+
+    for (;;) {
+        bl_barrier_meet(&context->barrier, team, &worker->phase, &worker->idle);
+        if (context->job.stop)
+            return NULL;
+        bl_run_share(context, worker, context->threads);
+        bl_barrier_meet(&context->barrier, team, &worker->phase, &worker->busy);
+    }
+}
+
+/* Worker 0 is whoever calls run. Returns how many of the team there are: all, or up to the thread that failed. */
+static inline int bl_start_workers(struct bl_context *context)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    int started = 1;
+
+    if (context->threads == 1)
+        return 1;
+    if (pthread_attr_init(&attributes) != 0)
+        return 1;
+    pthread_attr_setstacksize(&attributes, BL_WORKER_STACK_BYTES);
+    sigfillset(&all); /* the program's signals are for its own threads */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (started < context->threads && pthread_create(&context->workers[started].thread, &attributes, bl_worker_main,
+                                                        &context->workers[started]) == 0)
+        started++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return started;
+}
+
+static inline void bl_stop_workers(struct bl_context *context, int started)
+{
+    context->job.stop = 1;
+    /* Also a team that was never complete passes: a worker counts its phases itself. */
+    bl_barrier_release(&context->barrier, context->workers[0].phase);
+    for (int i = 1; i < started; i++)
+        pthread_join(context->workers[i].thread, NULL);
+}
+
+static inline void bl_destroy(struct bl_context *context)
+{
+    if (!context)
+        return;
+    bl_stop_workers(context, context->threads);
+    bl_barrier_close(&context->barrier);
+    free(context->allocation);
+}
+
+static inline const char *bl_missing_feature(const struct bl_library *library)
+{
+    for (int i = 0; i < library->requirement_count; i++)
+        if (!bl_cpu_has(library->requirements[i].feature))
+            return library->requirements[i].complaint;
+    return NULL;
+}
+
+static inline const char *bl_open(const struct bl_library *library, struct bl_context *context, int threads)
+{
+    uint32_t most = threads > bl_cores() ? 0 : BL_SPINS_MOST;
+    struct bl_patience patience = {most, most};
+
+    memset(context, 0, sizeof *context);
+    bl_barrier_open(&context->barrier);
+    context->library = library;
+    context->threads = threads;
+    context->arena = (unsigned char *)&context->workers[threads];
+    context->scratch = context->arena + library->arena_bytes;
+    for (int i = 0; i < threads; i++) {
+        memset(&context->workers[i], 0, sizeof context->workers[i]);
+        context->workers[i].context = context;
+        context->workers[i].index = i;
+        context->workers[i].idle = context->workers[i].busy = patience;
+    }
+    int started = bl_start_workers(context);
+    if (started == threads)
+        return NULL;
+    bl_stop_workers(context, started);
+    bl_barrier_close(&context->barrier);
+    return "the system refused to start a thread";
+}
+
+static inline struct bl_context *bl_refuse(const char *complaint, const char **reason)
+{
+    if (reason)
+        *reason = complaint;
+    return NULL;
+}
+
+static inline struct bl_context *bl_create_in(const struct bl_library *library, void *memory, size_t bytes, int threads,
+                                              const char **reason)
+{
+    const char *complaint = bl_missing_feature(library);
+    int count = bl_thread_count(threads);
+
+    if (!complaint && count == 0)
+        complaint = "the number of threads must be 0 (all cores) to 256";
+    if (!complaint && (!memory || (uintptr_t)memory % BL_CACHE_LINE != 0))
+        complaint = "the memory for the context must be aligned to 64 bytes";
+    if (!complaint && bytes < bl_context_bytes(library, count))
+        complaint = "the memory for the context is smaller than context_bytes(threads)";
+    if (!complaint)
+        complaint = bl_open(library, memory, count);
+    if (complaint)
+        return bl_refuse(complaint, reason);
+    if (reason)
+        *reason = NULL;
+    return memory;
+}
+
+static inline struct bl_context *bl_create(const struct bl_library *library, int threads, const char **reason)
+{
+    int count = bl_thread_count(threads);
+    size_t bytes = bl_context_bytes(library, count ? count : 1);
+    struct bl_context *context;
+    /* bl_create_in judges the count: 0, which it must not take for "all cores", came from one that is out of range. */
+    void *memory = aligned_alloc(BL_CACHE_LINE, bytes);
+
+    if (!memory)
+        return bl_refuse("out of memory", reason);
+    context = bl_create_in(library, memory, bytes, count ? count : threads, reason);
+    if (context)
+        context->allocation = memory;
+    else
+        free(memory);
+    return context;
+}
+
+static inline int bl_ports_are_good(const struct bl_port *ports, const void *const *pointers, int count, int quantized)
+{
+    for (int i = 0; i < count; i++) {
+        size_t alignment = quantized ? ports[i].codes_alignment : ports[i].alignment;
+        if (!pointers[i] || (uintptr_t)pointers[i] % alignment != 0)
+            return 0;
+    }
+    return 1;
+}
+
+/* Executes steps [first, last). */
+static inline int bl_run_range(struct bl_context *context, int first, int last, int quantized,
+                               const void *const *inputs, void *const *outputs)
+{
+    const struct bl_library *library = context->library;
+    struct bl_worker *self = &context->workers[0];
+    int team = 1;
+
+    if (!bl_ports_are_good(library->inputs, inputs, library->input_count, quantized) ||
+        !bl_ports_are_good(library->outputs, (const void *const *)outputs, library->output_count, quantized))
+        return BL_BAD_ARGUMENT;
+    context->job = (struct bl_job){{context->arena, inputs, outputs}, first, last, quantized, 0};
+    atomic_store_explicit(&context->kernel_failed, 0, memory_order_relaxed);
+    for (int i = first; i < last && team == 1; i++)
+        if (bl_is_parallel(&context->job, &library->steps[i]))
+            team = context->threads;
+    if (team > 1)
+        bl_barrier_meet(&context->barrier, (uint32_t)team, &self->phase, &self->idle);
+    bl_run_share(context, self, team);
+    if (team > 1)
+        bl_barrier_meet(&context->barrier, (uint32_t)team, &self->phase, &self->busy);
+    return atomic_load_explicit(&context->kernel_failed, memory_order_relaxed) ? BL_KERNEL_FAILED : BL_OK;
+}
+
+static inline int bl_run(struct bl_context *context, int quantized, const void *const *inputs, void *const *outputs)
+{
+    return bl_run_range(context, 0, context->library->step_count, quantized, inputs, outputs);
+}
+
+static inline int bl_run_step(struct bl_context *context, int step, int quantized, const void *const *inputs,
+                              void *const *outputs)
+{
+    if (step < 0 || step >= context->library->step_count)
+        return BL_BAD_ARGUMENT;
+    return bl_run_range(context, step, step + 1, quantized, inputs, outputs);
+}
+
+#endif
