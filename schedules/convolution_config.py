@@ -103,8 +103,8 @@ def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, _Tile]]:
     return found
 
 
-# Ways of a first-level cache, and bytes of a line: the same on all machines of interest.
-_WAYS, _LINE = 8, 64
+# Bytes of a cache line.
+_LINE = 64
 
 
 def _cached_pixels(g: Geometry, machine: CpuMachine) -> int:
@@ -113,10 +113,11 @@ def _cached_pixels(g: Geometry, machine: CpuMachine) -> int:
     Pixels a large power of two apart share few sets, and a micro-tile reads all of its pixels in step.
     """
     distance = g.stride[1] * g.pixel_pitch * (2 if g.dot.activation == "int16" else 1)
-    sets = machine.l1_bytes // (_WAYS * _LINE)
+    lines = machine.l1_bytes // _LINE
+    sets = 1 << ((lines // 8).bit_length() - 1)  # caches have 8 ways, or more to make sets a power of two
     if distance % _LINE:
-        return sets * _WAYS
-    return sets // math.gcd(sets, distance // _LINE) * _WAYS
+        return lines
+    return lines // math.gcd(sets, distance // _LINE)
 
 
 def _registers(pixels: int, vectors: int, g: Geometry) -> int:
