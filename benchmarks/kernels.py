@@ -89,9 +89,9 @@ def kernel_call(plan: ConvolutionPlan, function: Callable[..., int]) -> Callable
             count, dtype = plan.operand_type(name)
             arrays[name] = rng.integers(0, 128, count).astype(dtype)
     operands = [aligned(arrays[name]) for name in plan.operands]
-    arguments = [ctypes.c_void_p(o.ctypes.data) for o in operands]
-    arguments += [ctypes.c_int32(0), ctypes.c_int32(plan.tiles)]  # type: ignore[list-item]
-    return lambda: (function(*arguments), operands)
+    pointers = [ctypes.c_void_p(o.ctypes.data) for o in operands]
+    end = ctypes.c_int32(plan.tiles)
+    return lambda: (function(*pointers, ctypes.c_int32(0), end), operands)
 
 
 class Peer:

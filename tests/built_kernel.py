@@ -6,7 +6,7 @@ import ctypes
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,11 @@ import numpy as np
 from compiler.lowering.kernel import KernelPlan
 from compiler.numerics.element import Array
 
+KernelFunction = Callable[..., int]
+
 
 def shared_library(objects: Mapping[str, bytes], folder: Path) -> ctypes.CDLL:
-    """The objects (by name) linked and loaded; `folder` must outlive nothing."""
+    """The objects (by name) linked in `folder` and loaded."""
     paths: list[str] = []
     for name, contents in objects.items():
         path = folder / f"{name}.o"
@@ -28,7 +30,7 @@ def shared_library(objects: Mapping[str, bytes], folder: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def load(plans: Sequence[KernelPlan]) -> dict[str, ctypes._CFuncPtr]:  # pyright: ignore[reportPrivateUsage]
+def load(plans: Sequence[KernelPlan]) -> dict[str, KernelFunction]:
     """C functions of the plans by symbol, from one library."""
     with tempfile.TemporaryDirectory() as folder:
         library = shared_library({p.symbol: p.build() for p in plans}, Path(folder))
@@ -45,7 +47,7 @@ def aligned(contents: Array, before: int = 64, behind: int = 64, fill: int = 0xA
 
 
 def call(
-    function: ctypes._CFuncPtr,  # pyright: ignore[reportPrivateUsage]
+    function: KernelFunction,
     operands: Sequence[Array],
     ranges: Sequence[tuple[int, int]],
 ) -> None:
