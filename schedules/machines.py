@@ -157,16 +157,19 @@ def machine_named(name: str) -> CpuMachine:
 def host_machine() -> CpuMachine:
     """The machine that this computer is. Errors: ValueError for an architecture without any."""
     architecture = platform.machine().lower()
-    if platform.system() == "Darwin":
-        if architecture == "arm64":
-            return APPLE_M1
-        return select_x86(_sysctl_features())
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if architecture in ("x86_64", "amd64"):
-        return select_x86(_listed(text, "flags"), _first(text, "vendor_id"))
+        return select_x86(host_features(), _cpuinfo("vendor_id"))
     if architecture in ("aarch64", "arm64"):
-        return select_arm(_listed(text, "Features"), _first(text, "CPU part"))
+        on_mac = platform.system() == "Darwin"
+        return APPLE_M1 if on_mac else select_arm(host_features(), _cpuinfo("CPU part"))
     raise ValueError(f"no schedules for {architecture}: x86-64 and 64-bit Arm only")
+
+
+def host_features() -> frozenset[str]:
+    """Features of this computer's CPU, as /proc/cpuinfo spells them; empty where they cannot be read."""
+    if platform.system() == "Darwin":
+        return _sysctl_features()
+    return frozenset((_cpuinfo("flags") or _cpuinfo("Features")).split())
 
 
 def select_x86(flags: frozenset[str], vendor: str = "GenuineIntel") -> CpuMachine:
@@ -188,16 +191,14 @@ def select_arm(features: frozenset[str], part: str = "") -> CpuMachine:
     return next((m for m in _ARM if features.issuperset(m.required_features)), NEON)
 
 
-def _first(cpuinfo: str, key: str) -> str:
-    for line in cpuinfo.splitlines():
+def _cpuinfo(key: str) -> str:
+    """First value of a key of /proc/cpuinfo, empty where there is none."""
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.exists() else ():
         name, _, value = line.partition(":")
         if name.strip() == key:
             return value.strip()
     return ""
-
-
-def _listed(cpuinfo: str, key: str) -> frozenset[str]:
-    return frozenset(_first(cpuinfo, key).split())
 
 
 _SYSCTL_SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -212,9 +213,9 @@ _SYSCTL_SPELLINGS: dict[str, tuple[str, ...]] = {
 def _sysctl_features(read: Callable[[str], str] | None = None) -> frozenset[str]:
     """Features of an Intel Mac in the spelling of /proc/cpuinfo."""
     read = read or _sysctl
-    names = f"{read('machdep.cpu.features')} {read('machdep.cpu.leaf7_features')} {read('machdep.cpu.extfeatures')}"
+    keys = ("features", "leaf7_features", "extfeatures")
     found: set[str] = set()
-    for name in names.lower().split():
+    for name in " ".join(read(f"machdep.cpu.{key}") for key in keys).lower().split():
         found.update(_SYSCTL_SPELLINGS.get(name, (name,)))
     return frozenset(found)
 
