@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import subprocess
 import sys
 import tempfile
@@ -37,12 +38,23 @@ def load(plans: Sequence[KernelPlan]) -> dict[str, KernelFunction]:
         return {p.symbol: getattr(library, p.symbol) for p in plans}
 
 
-def aligned(contents: Array, before: int = 64, behind: int = 64, fill: int = 0xA5) -> Array:
-    """A copy of `contents` at a 64-byte aligned address with readable garbage around it."""
-    raw = np.full(contents.nbytes + before + behind + 64, fill, np.uint8)
-    start = before + (-(raw.ctypes.data + before)) % 64
+def guarded(contents: Array, alignment: int = 64, slack: int = 64, fill: int = 0xA5) -> Array:
+    """A copy of `contents` with garbage around it, which ends `slack` bytes before an unreadable page.
+
+    The start is a multiple of `alignment`, for which the end moves up by less than that.
+    """
+    page = mmap.PAGESIZE
+    space = -(-contents.nbytes // alignment) * alignment + slack
+    pages = -(-(space + 64) // page)
+    memory = mmap.mmap(-1, (pages + 1) * page)
+    raw = np.frombuffer(memory, np.uint8)
+    raw[: pages * page] = fill
+    start = pages * page - space
     copy = raw[start : start + contents.nbytes].view(contents.dtype).reshape(contents.shape)
     copy[...] = contents
+    end = ctypes.c_void_p(raw.ctypes.data + pages * page)
+    if ctypes.CDLL(None).mprotect(end, ctypes.c_size_t(page), 0) != 0:
+        raise OSError("mprotect failed")
     return copy
 
 
