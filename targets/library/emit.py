@@ -125,7 +125,7 @@ def library_sources(
     return LibrarySources(
         header(description),
         source(description, build),
-        constants_assembly(name, f"{name}_constants.bin"),
+        constants_assembly(name, f"{name}_constants.bin", build),
         manifest_text(record | {"build": build}),
     )
 
