@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from compiler.quantize.budget import Budget
 from compiler.quantize.calibration_run import read_calibration
 from compiler.report import layer_rows, program_summary
 from targets.library.emit import install_files
@@ -62,6 +63,7 @@ def compile(
     observer: str = "minmax",
     observer_options: Mapping[str, float] | None = None,
     layer_weights: Mapping[str, str] | None = None,
+    budget: str | None = None,
     cache: bool = True,
     progress: Progress = lambda _text: None,
 ) -> Artifact:
@@ -72,6 +74,8 @@ def compile(
     name: of the library and its C functions; the file's name if left out.
     shapes: for dynamic inputs. weights: int8, int4, int2 or binary; activations: int8 or int16.
     layer_weights: weights of single layers by ONNX node name. observer: how ranges are found.
+    budget: "size<=800KiB" or "size<=60%" (of the model with int8 weights): chooses narrower weights for the
+        layers where the outputs suffer least; layers named in layer_weights keep theirs.
     cache: whether to use results of earlier compilations of the very same inputs.
     Errors: BitloomError with a message to act on; `output` is then as it was before.
     """
@@ -83,6 +87,7 @@ def compile(
         ),
         activations=element_named(activations, "activations"),
         observer=observer_named(observer, dict(observer_options or {})),
+        budget=None if budget is None else Budget.parse(budget),
     )
     library = c_name(name or Path(model).stem)
     progress("import")
@@ -103,6 +108,8 @@ def compile(
     text = graph_text(compilation.graph).encode()
     attachments = {f"{library}{IR_SUFFIX}": gzip.compress(text, 1, mtime=0)}
     facts = {**_provenance(chosen, key, samples), **program_facts(program, imported)}
+    if compilation.bit_widths is not None:
+        facts["bit_widths"] = compilation.bit_widths.as_dict()
     chosen.emit(program, library, artifact.path, attachments, facts, store, progress)
     store.put("artifacts", key, _pack(artifact))
     return artifact
