@@ -48,7 +48,9 @@ def diagnose() -> list[Finding]:
 
 def _python() -> Finding:
     ok = sys.version_info >= _OLDEST_PYTHON
-    return Finding("Python", platform.python_version(), ok, remedy=None if ok else "install Python 3.11 or newer")
+    return Finding(
+        "Python", platform.python_version(), ok, remedy=None if ok else "install Python 3.11 or newer"
+    )
 
 
 def _requirements() -> list[Requirement]:
@@ -115,7 +117,9 @@ def _cache() -> Finding:
     folder = default_folder()
     existing = next(p for p in (folder, *folder.parents) if p.exists())
     if not os.access(existing, os.W_OK):
-        remedy = "set BITLOOM_CACHE_DIR to a folder that can be written; without, every compilation starts anew"
+        remedy = (
+            "set BITLOOM_CACHE_DIR to a folder that can be written; without, every compilation starts anew"
+        )
         return Finding("cache", f"{folder} cannot be written", False, needed=False, remedy=remedy)
     used = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     return Finding("cache", f"{folder}, {size(used)}")
@@ -137,5 +141,5 @@ def _tools() -> Iterator[Finding]:
         ("readelf", "binutils", "looks at libraries in the tests"),
     ):
         path = shutil.which(program)
-        remedy = f"{purpose}; apt-get install {package}, or your system's package of that name"
+        remedy = f"{purpose}; apt-get install {package}, or that package of your system"
         yield Finding(program, path or "not found", path is not None, False, None if path else remedy)

@@ -46,4 +46,4 @@ def observer_named(name: str, options: Mapping[str, float]) -> Callable[[], Obse
 
 def observer_options(cls: type[Observer]) -> dict[str, float]:
     """Options of an observer with their defaults: its fields that the constructor takes."""
-    return {f.name: f.default for f in dataclasses.fields(cast(Any, cls)) if f.init}
+    return {f.name: cast(float, f.default) for f in dataclasses.fields(cast(Any, cls)) if f.init}

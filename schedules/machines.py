@@ -156,17 +156,42 @@ def machine_named(name: str) -> CpuMachine:
 
 def host_machine() -> CpuMachine:
     """The machine that this computer is. Errors: ValueError for an architecture without any."""
+    family = family_here()
+    if family == (APPLE_M1,):
+        return APPLE_M1
+    if family == _X86:
+        return select_x86(_host_features(), _first(_cpuinfo(), "vendor_id") or "GenuineIntel")
+    if family:
+        return select_arm(_host_features(), _first(_cpuinfo(), "CPU part"))
+    raise ValueError(f"no schedules for {platform.machine()}: x86-64 and 64-bit Arm only")
+
+
+def runs_here(machine: CpuMachine) -> bool:
+    """Whether this computer can run code for `machine`."""
+    return machine in family_here() and (
+        machine is APPLE_M1 or _host_features().issuperset(machine.required_features)
+    )
+
+
+def family_here() -> tuple[CpuMachine, ...]:
+    """The machines of this computer's architecture and system; none for an architecture without any."""
     architecture = platform.machine().lower()
-    if platform.system() == "Darwin":
-        if architecture == "arm64":
-            return APPLE_M1
-        return select_x86(_sysctl_features())
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if architecture in ("x86_64", "amd64"):
-        return select_x86(_listed(text, "flags"), _first(text, "vendor_id"))
+        return _X86
     if architecture in ("aarch64", "arm64"):
-        return select_arm(_listed(text, "Features"), _first(text, "CPU part"))
-    raise ValueError(f"no schedules for {architecture}: x86-64 and 64-bit Arm only")
+        return (APPLE_M1,) if platform.system() == "Darwin" else (NEON_DOTPROD, CORTEX_A76, NEON)
+    return ()
+
+
+def _host_features() -> frozenset[str]:
+    if platform.system() == "Darwin":
+        return _sysctl_features()
+    return _listed(_cpuinfo(), "flags") | _listed(_cpuinfo(), "Features")
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
 
 
 def select_x86(flags: frozenset[str], vendor: str = "GenuineIntel") -> CpuMachine:

@@ -21,33 +21,51 @@ give 20 to 200 typical inputs with --calibration samples.npz; such a file is wri
 
 def compile_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float model.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the library.")] = Path("out"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder of the library.")
+    ] = Path("out"),
     calibration: Annotated[
         Path | None,
-        typer.Option("--calibration", "-c", help="Typical inputs: an .npz file, one array for each input."),
+        typer.Option(
+            "--calibration",
+            "-c",
+            metavar="FILE.npz",
+            help="Typical inputs, one array for each input of the model.",
+        ),
     ] = None,
-    target: Annotated[str, typer.Option("--target", "-t", help="See `bitloom targets`.")] = "host",
-    name: Annotated[str | None, typer.Option(help="Name of the library and prefix of its functions.")] = None,
+    target: Annotated[
+        str, typer.Option("--target", "-t", metavar="NAME", help="See `bitloom targets`.")
+    ] = "host",
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the library and prefix of its functions.")
+    ] = None,
     shape: Annotated[
         list[str] | None,
-        typer.Option(help="Shape of a dynamic input, as input=1,3,224,224; once for each input."),
+        typer.Option(
+            metavar="INPUT=EXTENTS", help="Shape of a dynamic input, as data=1,3,224,224; repeatable."
+        ),
     ] = None,
-    weights: Annotated[str, typer.Option(help="int8, int4, int2 or binary.")] = "int8",
-    activations: Annotated[str, typer.Option(help="int8 or int16.")] = "int8",
+    weights: Annotated[str, typer.Option(metavar="TYPE", help="int8, int4, int2 or binary.")] = "int8",
+    activations: Annotated[str, typer.Option(metavar="TYPE", help="int8 or int16.")] = "int8",
     layer_weights: Annotated[
-        list[str] | None, typer.Option(help="Weights of one layer, as node=int4; by the name of its ONNX node.")
+        list[str] | None,
+        typer.Option(metavar="NODE=TYPE", help="Weights of one layer, by its ONNX node; repeatable."),
     ] = None,
     observer: Annotated[
-        str, typer.Option(help="How ranges are found: minmax, moving-average, percentile or mse.")
+        str,
+        typer.Option(metavar="NAME", help="How ranges are found: minmax, moving-average, percentile or mse."),
     ] = "minmax",
     observer_option: Annotated[
-        list[str] | None, typer.Option(help="A parameter of the observer, as percentile=99.9.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER", help="A parameter of the observer, as percentile=99.9; repeatable."
+        ),
     ] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use results of earlier runs.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Compile an ONNX model into an integer-only C library for one device."""
+    """Compile an ONNX model into an integer-only library."""
     from bitloom.commands.arguments import numbers, pairs, shapes
 
     extents = shapes(shape or [])
@@ -79,14 +97,14 @@ def compile_command(
 def _refuse_early(model: Path, target: str, calibration: Path | None, output: Path) -> None:
     """The checks that need no heavy import. `compile` makes them too, but later."""
     from bitloom.refusals import check_output
-    from compiler.frontend.wire import check_file
+    from compiler.frontend.wire import read_checked
     from compiler.ir.diagnostics import BitloomError
     from targets import target_named
 
     target_named(target)
-    check_file(model)
+    read_checked(model)
     if calibration is None:
-        raise BitloomError("compile needs calibration data, to find the range of every tensor", _NO_CALIBRATION)
+        raise BitloomError("calibration data is needed, to find the range of every tensor", _NO_CALIBRATION)
     if not calibration.exists():
         raise BitloomError(f"calibration {calibration}: no such file", _NO_CALIBRATION)
     check_output(output)
@@ -103,8 +121,9 @@ def _print(artifact: Artifact, json: bool) -> None:
     summary = manifest["summary"]
     print(table(["file", "size"], [[str(p), size(p.stat().st_size)] for p in files], " r"))
     print(
-        f"\n{summary['layers']} layers, {summary['kernels']} different kernels, {number(summary['macs'])} MACs; "
-        f"weights {size(summary['weight_bytes'])}, arena {size(summary['arena_bytes'])}"
+        f"\n{summary['layers']} layers, {summary['kernels']} different kernels, "
+        f"{number(summary['macs'])} MACs; constants {size(summary['weight_bytes'])}, "
+        f"arena {size(summary['arena_bytes'])}"
     )
     for note in manifest["notes"]:
         print(f"note: {note['layer']}: {note['text']}")

@@ -12,9 +12,9 @@ INCOMPLETE = 1
 def doctor_command(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Check the installation: packages, linker, CPU, cache, optional tools.
+    """Check the installation.
 
-    Ends with exit code 1 where something needed is missing.
+    Packages, kernel compiler, linker, processor, cache and optional tools. Ends with exit code 1 where something needed is missing.
     """
     import dataclasses
 

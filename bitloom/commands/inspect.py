@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _ELIDED_ABOVE = 16  # elements of a constant that the short text still shows
 
 
-class Text(str, Enum):
+class Text(StrEnum):
     """How much of the IR's text is printed; short leaves out large constants."""
 
     SHORT = "short"
@@ -32,26 +32,31 @@ def inspect_command(
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option("--calibration", "-c", help="Typical inputs: quantizes the model, as compile does."),
+        typer.Option(
+            "--calibration",
+            "-c",
+            metavar="FILE.npz",
+            help="Typical inputs: quantizes the model, as compile does.",
+        ),
     ] = None,
     shape: Annotated[
-        list[str] | None, typer.Option(help="Shape of a dynamic input, as input=1,3,224,224.")
+        list[str] | None, typer.Option(metavar="INPUT=EXTENTS", help="Shape of a dynamic input; repeatable.")
     ] = None,
     text: Annotated[Text | None, typer.Option(help="Print the IR's text, not the table.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
-    """Show a model's or a library's layers: bits, shapes, scales, multiply-accumulates, bytes.
+    """Show the layers of a model or a library.
 
-    With --after or --text, print the IR as text instead.
+    Bits, shapes, scales, multiply-accumulates and bytes of each. With --after or --text, print the IR as text instead.
     """
     if subject.is_dir():
         _inspect_library(subject, after, text, json)
         return
     from bitloom.commands.arguments import shapes
-    from compiler.frontend.wire import check_file
+    from compiler.frontend.wire import read_checked
 
     extents = shapes(shape or [])
-    check_file(subject)
+    read_checked(subject)
     from bitloom.stages import graph_after
 
     graph = graph_after(subject, after, calibration, extents)
@@ -120,8 +125,8 @@ def _print_manifest(manifest: dict[str, Any]) -> None:
             print(f"{kind} {port['name']}: {port['dtype']}{port['shape']}{codes}")
     print(f"\n{_layers(manifest['layers'])}\n")
     print(
-        f"{summary['layers']} layers, {summary['kernels']} different kernels, {number(summary['macs'])} MACs, "
-        f"constants {size(summary['weight_bytes'])}"
+        f"{summary['layers']} layers, {summary['kernels']} different kernels, "
+        f"{number(summary['macs'])} MACs, constants {size(summary['weight_bytes'])}"
     )
     arena, bound = summary["arena_bytes"], summary["arena_lower_bound"]
     print(

@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-Show = Callable[[str, int, int], None]
+if TYPE_CHECKING:
+    from compiler.driver import Progress
+
 _SECONDS_BETWEEN_LINES = 2.0
 
 
@@ -51,10 +54,12 @@ class Stages:
 
 
 @contextmanager
-def shown_progress(quiet: bool = False) -> Generator[Show]:
+def shown_progress(quiet: bool = False) -> Generator[Progress]:
     """A function to call with a stage's name and, where it is counted, how much is done of how much."""
     if quiet:
-        yield lambda _stage, _done, _total: None
+        from compiler.driver import no_progress
+
+        yield no_progress
     elif sys.stderr.isatty():
         with _live() as show:
             yield show
@@ -62,10 +67,10 @@ def shown_progress(quiet: bool = False) -> Generator[Show]:
         yield _plain()
 
 
-def _plain() -> Show:
+def _plain() -> Progress:
     stages, last = Stages(), -_SECONDS_BETWEEN_LINES
 
-    def show(stage: str, done: int, total: int) -> None:
+    def show(stage: str, done: int = 0, total: int = 0, /) -> None:
         nonlocal last
         new = stages.enter(stage, done)
         if new or done == total or stages.elapsed - last >= _SECONDS_BETWEEN_LINES:
@@ -76,7 +81,7 @@ def _plain() -> Show:
 
 
 @contextmanager
-def _live() -> Generator[Show]:
+def _live() -> Generator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -85,7 +90,7 @@ def _live() -> Generator[Show]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
 
-        def show(stage: str, done: int, total: int) -> None:
+        def show(stage: str, done: int = 0, total: int = 0, /) -> None:
             stages.enter(stage, done)
             bar.update(task, description=stages.text(done, total), completed=done, total=total or None)
 

@@ -21,16 +21,22 @@ def run_command(
     library: Annotated[Path, typer.Argument(metavar="OUT", help="The folder that compile wrote.")],
     input_: Annotated[
         Path,
-        typer.Option("--input", "-i", help="An .npz file with an array for each input, or an .npy file."),
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE",
+            help="An .npz file with an array for each input, or an .npy file.",
+        ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the outputs to this .npz file.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.npz", help="Write the outputs to this .npz file."),
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for one on each core.")] = 0,
     time: Annotated[bool, typer.Option("--time", help="Measure the latency inside the library.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Run a compiled library on arrays from a file.
+    """Run a library on arrays from a file.
 
     Float inputs give float outputs; inputs in codes (int8) give codes. A longer leading axis is a number of
     samples.
@@ -77,7 +83,9 @@ def _write(path: Path, outputs: dict[str, list[Array]]) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
         with partial.open("wb") as stream:
-            arrays: dict[str, Any] = {n: np.concatenate([np.atleast_1d(a) for a in o]) for n, o in outputs.items()}
+            arrays: dict[str, Any] = {
+                n: np.concatenate([np.atleast_1d(a) for a in o]) for n, o in outputs.items()
+            }
             np.savez(stream, **arrays)
         partial.replace(path)
     except OSError:
@@ -117,7 +125,9 @@ def _print_json(
 ) -> None:
     from bitloom.commands.text import print_json
 
-    record: dict[str, Any] = {key: model.manifest.get(key) for key in ("name", "target", "digest", "versions")}
+    record: dict[str, Any] = {
+        key: model.manifest.get(key) for key in ("name", "target", "digest", "versions")
+    }
     record["threads"] = threads
     record["outputs"] = {name: [a.tolist() for a in arrays] for name, arrays in outputs.items()}
     if latency is not None:

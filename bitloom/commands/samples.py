@@ -53,7 +53,9 @@ def _load(path: Path) -> Array | dict[str, Array]:
         raise BitloomError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _by_name(content: Array | dict[str, Array], inputs: Sequence[Expected], path: Path) -> Mapping[str, Array]:
+def _by_name(
+    content: Array | dict[str, Array], inputs: Sequence[Expected], path: Path
+) -> Mapping[str, Array]:
     listed = ", ".join(map(str, inputs))
     given = {"arr_0": content} if isinstance(content, np.ndarray) else content
     if len(inputs) == 1 and given.keys() == {"arr_0"}:

@@ -10,7 +10,7 @@ import typer
 def targets_command(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """List the targets, and which of them this computer can run."""
+    """List what libraries can be made for."""
     from bitloom.commands.text import print_json, table
     from targets import all_targets
 

@@ -19,7 +19,9 @@ def verify_command(
     library: Annotated[Path, typer.Argument(metavar="OUT", help="The folder that compile wrote.")],
     inputs: Annotated[
         Path | None,
-        typer.Option("--inputs", "-i", help="An .npz or .npy file; random inputs if left out."),
+        typer.Option(
+            "--inputs", "-i", metavar="FILE", help="An .npz or .npy file; random inputs if left out."
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many random inputs.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
@@ -29,9 +31,9 @@ def verify_command(
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for one on each core.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Compare a compiled library with the interpreter, bit for bit, layer by layer.
+    """Compare a library with the interpreter, bit for bit.
 
-    Ends with exit code 1 and the first layer that differs where they are not equal.
+    Every layer is compared, on every sample. Ends with exit code 1 and the first layer that differs where they are not equal.
     """
     from bitloom.verification import read_graph, verdict_lines, verify
 
