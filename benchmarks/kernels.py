@@ -30,7 +30,7 @@ from compiler.loops.form import Convolution
 from compiler.numerics.element import Array
 from schedules.convolution import ConvolutionPlan, plan_convolution
 from schedules.machines import AVX512_VNNI
-from tests.built_kernel import aligned, load
+from tests.built_kernel import guarded, load
 
 _PEAK = """
 #include <immintrin.h>
@@ -88,10 +88,10 @@ def kernel_call(plan: ConvolutionPlan, function: Callable[..., int]) -> Callable
         if name not in arrays:
             count, dtype = plan.operand_type(name)
             arrays[name] = rng.integers(0, 128, count).astype(dtype)
-    operands = [aligned(arrays[name]) for name in plan.operands]
-    arguments = [ctypes.c_void_p(o.ctypes.data) for o in operands]
-    arguments += [ctypes.c_int32(0), ctypes.c_int32(plan.tiles)]  # type: ignore[list-item]
-    return lambda: (function(*arguments), operands)
+    operands = [guarded(arrays[name]) for name in plan.operands]
+    pointers = [ctypes.c_void_p(o.ctypes.data) for o in operands]
+    end = ctypes.c_int32(plan.tiles)
+    return lambda: (function(*pointers, ctypes.c_int32(0), end), operands)
 
 
 class Peer:

@@ -44,7 +44,7 @@ class ConvolutionPlan:
     def geometry(self) -> Geometry:
         return geometry(self.form, self.machine)
 
-    @cached_property
+    @property
     def symbol(self) -> str:
         form, config = self.form, self.config
         weight = "" if form.weight is ElementType.I8 else f"w{form.weight.bits}"
@@ -137,9 +137,13 @@ class ConvolutionPlan:
         """Whether the last panel of a channel group differs from the others."""
         return self.tail_vectors != self.config.vectors or self.surplus_lanes > 0
 
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of packed weights that one vector load takes."""
+        return self.config.lanes * self.geometry.dot.products
+
     def panel_weight_bytes(self, vectors: int) -> int:
-        g = self.geometry
-        return g.segments * g.step_groups * vectors * self.config.lanes * g.dot.products
+        return self.geometry.segments * self.geometry.step_groups * vectors * self.vector_bytes
 
     @property
     def group_weight_bytes(self) -> int:

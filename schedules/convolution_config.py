@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 
 from compiler.lowering.machine import CpuMachine, DotProduct
 from schedules.convolution_geometry import Geometry
@@ -128,8 +128,8 @@ def _registers(pixels: int, vectors: int, g: Geometry) -> int:
 
 def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
     """Estimated cycles of the layer: every micro-tile takes per step the longer of its dot products and
-    its loads (two small ones per cycle, one vector), at least the latency of an accumulator's chain,
-    and about five cycles per vector to requantize."""
+    its loads (two small ones per cycle, one vector), at least the latency of an accumulator's chain; loads
+    that hide behind dot products still cost a little. About five cycles per vector go to requantizing."""
     unit = max(0.5, tile.lanes / machine.lanes) if machine.vector_bits == 512 else tile.lanes / machine.lanes
     steps = g.segments * g.steps
     wide, ragged = divmod(g.width, tile.columns)
@@ -142,11 +142,12 @@ def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
             dots = pixels * vectors * unit
             loads = vectors * unit + pixels * 0.5
             unpack = 0 if g.form.weight.bits == 8 else 2 * vectors * unit
-            per_step = max(dots + unpack / 2, loads + unpack, 4)
-            # Four vectors are narrowed together, with about eight registers of constants: accumulators
-            # that those push out of the registers are stored and loaded again.
-            spilled = max(0, pixels * vectors + 8 - machine.vector_registers)
-            finish = 20 * -(-pixels * vectors // 4) * unit + 4 * spilled + 10
+            per_step = max(dots + unpack / 2, loads + unpack, 4) + 0.05 * loads
+            # Four vectors are narrowed together. Each vector of channels has four of constants:
+            # accumulators that they push out of the registers are stored and loaded again.
+            spilled = max(0, pixels * vectors + 4 * vectors + 4 - machine.vector_registers)
+            stores = pixels * vectors / math.gcd(vectors, 4)
+            finish = (20 * -(-pixels * vectors // 4) + 2 * stores) * unit + 3 * spilled + 10
             total += panels * tiles * (steps * per_step + g.segments * 2 + finish)
     return total * (g.height // tile.rows) * g.images * g.form.groups
 
@@ -155,31 +156,31 @@ def _counts(panels: list[int]) -> list[tuple[int, int]]:
     return [(v, panels.count(v)) for v in dict.fromkeys(panels)]
 
 
-# A share below this many multiply-accumulates is not worth handing to another thread (about 10 µs).
-_SHARE_MACS = 1_000_000
+# A share below this many multiply-accumulates (about 2 µs) is not worth handing to another thread.
+_SHARE_MACS = 400_000
 _MOST_SHARES = 16
 
 
 def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
     """Cuts the larger of weights and activations, so that each share streams the smaller one whole."""
     panels = g.form.groups * -(-g.group_outputs // (tile.lanes * tile.vectors))
-    wanted = max(1, min(_MOST_SHARES, g.form.macs // _SHARE_MACS))
     weight_bytes = g.form.out_channels * g.segments * g.steps * g.dot.products * g.form.weight.bits // 8
     input_bytes = g.form.batch * g.form.in_height * g.form.in_width * g.form.in_channels
+    wanted = max(1, min(_MOST_SHARES, g.form.macs // _SHARE_MACS))
     by_columns = _cuts_columns(g) and g.height == g.images == 1
     units = -(-g.width // tile.columns) if by_columns else g.height // tile.rows
     weights_first = weight_bytes > input_bytes
-    cuts = _cuts(wanted, (panels, units)) if weights_first else _cuts(wanted, (units, panels))[::-1]
-    panel_cuts, unit_cuts = cuts
-    block = -(-units // unit_cuts)
-    share_panels = -(-panels // panel_cuts)
+    if not weights_first:  # A share's input stays in the second-level cache while panels go over it.
+        wanted = max(wanted, 4 * input_bytes // machine.l2_bytes)
+    block, share_panels = _blocks(wanted, units, panels, weights_first)
     share_weights = share_panels * tile.vectors * tile.lanes * g.segments * g.steps * g.dot.products
     return ConvolutionConfig(
         lanes=tile.lanes,
         vectors=tile.vectors,
         rows=tile.rows,
         columns=tile.columns,
-        unroll=1,
+        # Four steps of a dot product by lane share one load of activations.
+        unroll=max(1, 4 // g.fields) if g.dot.kind is DotProduct.SDOT else 1,
         share_rows=tile.rows if by_columns else block * tile.rows,
         share_columns=min(g.width, block * tile.columns) if by_columns else g.width,
         share_panels=share_panels,
@@ -187,13 +188,42 @@ def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionCo
     )
 
 
-def _cuts(wanted: int, lengths: tuple[int, int]) -> tuple[int, int]:
-    """Parts of two axes that make about `wanted` shares, cutting the first axis as far as it goes."""
-    first = _even_parts(lengths[0], min(wanted, lengths[0]))
-    return first, _even_parts(lengths[1], min(math.ceil(wanted / first), lengths[1]))
+def _blocks(wanted: int, units: int, panels: int, weights_first: bool) -> tuple[int, int]:
+    """Sizes of blocks of units of pixels and of panels that make about `wanted` even shares.
+
+    Cutting units repeats the weights' traffic and cutting panels the activations', so the larger one is
+    cut first and cutting the other costs a little.
+    """
+
+    def cost(blocks: tuple[int, int]) -> float:
+        count = -(-units // blocks[0]) * -(-panels // blocks[1])
+        other = -(-units // blocks[0]) if weights_first else -(-panels // blocks[1])
+        uneven = _unevenness(_shares(units, blocks[0], panels, blocks[1]))
+        return uneven + 0.01 * (abs(count - wanted) + other)
+
+    if wanted == 1:
+        return units, panels
+    pairs = product(_block_sizes(units, 2 * wanted), _block_sizes(panels, 2 * wanted))
+    fitting = [(u, p) for u, p in pairs if -(-units // u) * -(-panels // p) <= 2 * wanted]
+    return min(fitting, key=cost)
 
 
-def _even_parts(length: int, wanted: int) -> int:
-    """A number of parts near `wanted` into which `length` units fall most evenly."""
-    choices = range(max(1, wanted * 2 // 3), min(length, wanted * 2) + 1) if wanted > 1 else (1,)
-    return min(choices, key=lambda n: (-(-length // n) * n / length + 0.01 * abs(n - wanted), n))
+def _block_sizes(length: int, most: int) -> list[int]:
+    """Sizes of blocks of which at most `most` make up `length`."""
+    return sorted({-(-length // parts) for parts in range(1, min(length, most) + 1)})
+
+
+def _shares(units: int, unit_block: int, panels: int, panel_block: int) -> list[int]:
+    """Work of each share, in order."""
+    rows = [min(unit_block, units - u) for u in range(0, units, unit_block)]
+    columns = [min(panel_block, panels - p) for p in range(0, panels, panel_block)]
+    return [r * c for r in rows for c in columns]
+
+
+def _unevenness(shares: list[int]) -> float:
+    """Time of two threads and of four that take equal ranges of shares, over that of a perfect cut."""
+    total = 0.0
+    for threads in (2, 4):
+        ends = [len(shares) * i // threads for i in range(threads + 1)]
+        total += max(sum(shares[a:b]) for a, b in pairwise(ends)) * threads / sum(shares)
+    return total

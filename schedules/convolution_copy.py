@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tvm import tirx
-from tvm.tirx.script.builder import ir as tir
-
 from schedules.convolution import ConvolutionPlan
 from schedules.convolution_packing import Parameter
-from schedules.intrinsics import Buffer, Expr, broadcast, cast, load, store
+from schedules.intrinsics import Buffer, Expr, broadcast, cast, load, store, tir, tirx
 
 # Vectors of 256 bits copy as fast as wider ones and every machine can split them.
 _COPY_BYTES = 32

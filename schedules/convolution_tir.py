@@ -11,16 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script.builder import ir as tir
 
 from compiler.lowering.machine import DotProduct
 from compiler.numerics.element import ElementType
 from schedules.convolution import ConvolutionPlan
 from schedules.convolution_copy import copy_rows
 from schedules.convolution_packing import ChannelField, Parameter
-from schedules.intrinsics import Buffer, Expr, PlainInstructions, constant, load, reinterpret, store
+from schedules.intrinsics import (
+    Buffer,
+    Expr,
+    PlainInstructions,
+    constant,
+    load,
+    reinterpret,
+    store,
+    tir,
+    tirx,
+)
 from schedules.intrinsics_arm import NeonInstructions, SignedDot
 from schedules.intrinsics_x86 import ByteDot, WordDot
 
@@ -80,9 +88,8 @@ class _Share:
     def emit(self) -> None:
         g = self.g
         if g.copies:
-            copy_rows(
-                self.plan, self.operands, (self.image, self.row, self.column), (self.rows, self.columns)
-            )
+            origin = (self.image, self.row, self.column)
+            copy_rows(self.plan, self.operands, origin, (self.rows, self.columns))
             self.source, self.row_pitch = self.operands["scratch"], self.plan.scratch_row
             self.origin: Expr = 0
         else:
@@ -90,22 +97,17 @@ class _Share:
             row = self.image * g.form.in_height + self.row * g.stride[0]
             self.origin = row * self.row_pitch + self.column * g.stride[1] * g.pixel_pitch
         if self.config.panels_inner:
-            self._over_pixels(
-                lambda y, x, width: self._over_panels(lambda p, n: self._micro(y, x, width, p, n))
-            )
+            self._over_pixels(lambda *pixels: self._over_panels(lambda *panel: self._micro(*pixels, *panel)))
         else:
-            self._over_panels(
-                lambda p, n: self._over_pixels(lambda y, x, width: self._micro(y, x, width, p, n))
-            )
+            self._over_panels(lambda *panel: self._over_pixels(lambda *pixels: self._micro(*pixels, *panel)))
 
     def _over_pixels(self, body: Callable[[Expr, Expr, int], None]) -> None:
         """body(row, column, columns of the micro-tile), relative to the share."""
         height, width = self.config.rows, self.config.columns
         tail = self.g.width % width
         with tir.serial(0, self.rows // height) as y:
-            if self.config.share_columns >= width:
-                with tir.serial(0, self.columns // width) as x:
-                    body(y * height, x * width, width)
+            with tir.serial(0, self.columns // width) as x:
+                body(y * height, x * width, width)
             if tail:
                 with tir.If(self.last_columns), tir.Then():
                     body(y * height, self.columns - tail, tail)
@@ -176,43 +178,41 @@ class _MicroTile:
         return load(self.share.operands["channels"], offset, "int32", self.lanes)
 
     def _accumulate(self) -> None:
-        g, share = self.g, self.share
-        unroll = share.config.unroll
-        step_groups = g.step_groups
-        self.vector_bytes = self.lanes * g.dot.products
-        group_bytes = self.plan.group_weight_bytes
-        full_panel = self.plan.panel_weight_bytes(share.config.vectors)
-        weights = self.group * group_bytes + self.group_panel * full_panel
-        segment_bytes = step_groups * self.vectors * self.vector_bytes
-        channel = self.group * g.group_inputs
-        row = (share.origin + self.y * g.stride[0] * share.row_pitch) + self.x * g.stride[1] * g.pixel_pitch
-        base = tir.Bind(row + channel) if not isinstance(row + channel, int) else row + channel
-        form = g.form
+        g, form, share = self.g, self.g.form, self.share
+        unroll, step_groups = share.config.unroll, self.g.step_groups
+        base, weights = tir.Bind(self._first_activation()), self._first_weight()
+        segment_bytes = step_groups * self.vectors * self.plan.vector_bytes
+        # A last group that is short or needs its surplus products masked is peeled off.
+        peeled = form.weight.bits < 8 and g.run % (g.dot.products * g.fields) != 0
+        rounds = (step_groups - int(peeled)) // unroll
         with tir.serial(0, g.segment_rows) as i, tir.serial(0, g.segment_columns) as j:
             origin = base + i * form.dilation[0] * share.row_pitch + j * form.dilation[1] * g.pixel_pitch
-            panel = weights + (i * g.segment_columns + j) * segment_bytes
-            # The last group is peeled off: only it may be short or need its surplus products masked.
-            rounds = (step_groups - 1) // unroll
+            segment = weights + (i * g.segment_columns + j) * segment_bytes
             if rounds:
                 with tir.serial(0, rounds) as r:
-                    self._groups(origin, panel, r * unroll, unroll)
-            self._groups(origin, panel, rounds * unroll, step_groups - rounds * unroll, last=True)
+                    self._groups(origin, segment, r * unroll, unroll)
+            self._groups(origin, segment, rounds * unroll, step_groups - rounds * unroll, peeled)
 
-    def _groups(self, origin: Expr, panel: Expr, first: Expr, count: int, last: bool = False) -> None:
-        """`count` step groups from `first` on; `last` where they end the segment."""
-        g, products = self.g, self.g.dot.products
+    def _first_activation(self) -> Expr:
+        """Offset in the source of the first activation of the micro-tile's first pixel."""
+        g, share = self.g, self.share
+        row = share.origin + self.y * g.stride[0] * share.row_pitch
+        return row + self.x * g.stride[1] * g.pixel_pitch + self.group * g.group_inputs
+
+    def _first_weight(self) -> Expr:
+        """Offset of the panel's weights."""
+        panel_bytes = self.plan.panel_weight_bytes(self.share.config.vectors)
+        return self.group * self.plan.group_weight_bytes + self.group_panel * panel_bytes
+
+    def _groups(self, origin: Expr, segment: Expr, first: Expr, count: int, peeled: bool = False) -> None:
+        """`count` step groups from `first` on; `peeled` where the last of them may be short."""
+        g, products, size = self.g, self.g.dot.products, self.plan.vector_bytes
         activations = origin + first * (g.fields * products)
+        weight = self.share.operands["weight"]
         for group in range(count):
-            offset = panel + (first + group) * (self.vectors * self.vector_bytes)
-            packed = [
-                tir.Bind(
-                    self.share.operands["weight"].vload(
-                        [offset + v * self.vector_bytes], f"int8x{self.vector_bytes}"
-                    )
-                )
-                for v in range(self.vectors)
-            ]
-            ends = last and group == count - 1
+            offset = segment + (first + group) * (self.vectors * size)
+            packed = [tir.Bind(load(weight, offset + v * size, "int8", size)) for v in range(self.vectors)]
+            ends = peeled and group == count - 1
             fields = g.steps - (g.step_groups - 1) * g.fields if ends else g.fields
             for field in range(fields):
                 surplus = -g.run % products if ends and field == fields - 1 else 0
@@ -234,7 +234,7 @@ class _MicroTile:
 
         Only binary weights need that: every other width has a code for 0.
         """
-        element, n = self.g.form.weight, self.vector_bytes
+        element, n = self.g.form.weight, self.plan.vector_bytes
         if element.bits == 8:
             return packed
         unsigned = tirx.shift_right(
@@ -267,20 +267,25 @@ class _MicroTile:
     def _store_codes(self) -> None:
         """Rescales and narrows vectors pixel by pixel, so that a pixel's neighbouring channels meet."""
         lanes, dtype = self.lanes, self.plan.operand_type("output")[1]
-        bounds = [self._parameter(f) for f in (Parameter.ZERO_POINT, Parameter.LOW, Parameter.HIGH)]
+        zero, low, high = (self._parameter(f) for f in (Parameter.ZERO_POINT, Parameter.LOW, Parameter.HIGH))
         together = self.code.narrows[self.g.form.output.bits]
         fields = (ChannelField.MULTIPLIER, ChannelField.ROUNDING, ChannelField.SHIFT)
         constants = [[tir.Bind(self._channel(f, v)) for f in fields] for v in range(self.vectors)]
         places = [(p, v) for p in range(len(self.pixels)) for v in range(self.vectors)]
         for first in range(0, len(places), together):
             batch = places[first : first + together]
-            scaled = [tir.Bind(self.code.rescale(self._get(p, v), *constants[v], lanes)) for p, v in batch]
+            scaled = [tir.Bind(self._rescaled(p, v, constants[v])) for p, v in batch]
             scaled += [scaled[-1]] * (together - len(scaled))
-            codes = tir.Bind(self.code.narrow(scaled, *bounds, lanes, dtype))
+            codes = tir.Bind(self.code.narrow(scaled, zero, low, high, lanes, dtype))
             for run in self._runs(batch):
                 part = list(range(run[0] * lanes, (run[-1] + 1) * lanes))
                 value = tirx.Shuffle([codes], part) if len(part) < together * lanes else codes
-                self._store(*batch[run[0]], len(run), value, dtype)
+                p, v = batch[run[0]]
+                self._store(p, v, len(run), value, dtype)
+
+    def _rescaled(self, p: int, v: int, constants: list[Expr]) -> Expr:
+        multiplier, rounding, shift = constants
+        return self.code.rescale(self._get(p, v), multiplier, rounding, shift, self.lanes)
 
     def _runs(self, batch: list[tuple[int, int]]) -> list[list[int]]:
         """Positions in the batch cut into runs whose channels are neighbours in memory, all valid or one."""

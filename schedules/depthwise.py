@@ -319,7 +319,8 @@ def _pack_weight(layout: DepthwiseLayout, group: ChannelGroup, weight: Array) ->
 def _pack_rescale(layout: DepthwiseLayout, group: ChannelGroup, multiplier: Array, shift: Array) -> Array:
     """[4, FACTORS, lanes] int32: multiplier, rounding, shift, limit, scale_up.
 
-    Nested floors compose, so for shift >= 33 rescaling is (floor(a * m / 2**32) + 2**(shift - 33)) >> (shift - 32).
+    Nested floors compose: for shift >= 33, rescaling is
+    (floor(a * m / 2**32) + 2**(shift - 33)) >> (shift - 32).
     A smaller shift is raised to 33, and the accumulator, clamped to +-limit, is multiplied by 2**scale_up
     before: with limit = 2**(31 - scale_up) - 1, a larger accumulator's result is 2**27 or more, beyond every
     code. Below shift 8 every accumulator but 0 is beyond every code, so that 8 does as well.
@@ -371,12 +372,15 @@ def default_config(form: Convolution, machine: CpuMachine) -> DepthwiseConfig:
 
 def _cost(form: Convolution, machine: CpuMachine, lanes: int, rows: int, columns: int) -> float:
     """Vector instructions per useful output vector: dot products and rescaling of each (some done twice where
-    tiles overlap), loads of constants per tile of columns, and gathering per band."""
+    tiles overlap), loads of constants per tile of columns, and gathering per band. Fitted to measurements on
+    one AVX512-VNNI core."""
     layout = DepthwiseLayout(form, machine, DepthwiseConfig(lanes=lanes, rows=rows, columns=columns, bands=1))
     tiles = -(-form.out_width // columns)
     dots = [len(s) for s in layout.steps]
     per_row = sum(tiles * (columns * (d + 10) + d / 2 + 3 + max(0, columns - 7) * 8) for d in dots)
     gather = layout.band_columns * layout.row_groups * (layout.depth + 1)
+    if layout.band_bytes > machine.l1_bytes // 2:
+        gather *= 1.5  # the band falls out of the first cache between writing and reading
     return layout.bands * (per_row + gather) / (form.out_height * form.out_width)
 
 

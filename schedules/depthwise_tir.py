@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script.builder import ir as T
 
 from schedules.depthwise import FACTORS, VECTORS, ChannelGroup, DepthwiseLayout
-from schedules.depthwise_vectors import Factors, Vector, dot, interleave_rows, narrow, rescale, shuffle
+from schedules.depthwise_vectors import (
+    Factors,
+    Vector,
+    dot,
+    emit,
+    interleave_rows,
+    narrow,
+    rescale,
+    shuffle,
+    tirx,
+)
 
 Index = Any  # TVM's expressions carry no types
 
 
 def depthwise_function(layout: DepthwiseLayout, symbol: str) -> Any:
     """PrimFunc over the operands of `DepthwisePlan.operands`, all flat; scratch is bytes."""
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name(symbol)
-        T.func_attr({"tirx.noalias": True})
+    with IRBuilder() as builder, emit.prim_func(s_tir=True):
+        emit.func_name(symbol)
+        emit.func_attr({"tirx.noalias": True})
         _Kernel(layout).emit()
     return builder.get()
 
@@ -67,18 +75,18 @@ class _Kernel:
 
     def emit(self) -> None:
         layout, per_tile = self.layout, self.layout.config.bands
-        with T.parallel(0, self.form.batch * layout.tiles_per_image) as tile:
-            image = T.bind(tirx.floordiv(tile, layout.tiles_per_image))
-            first = T.bind(tirx.floormod(tile, layout.tiles_per_image) * per_tile)
+        with emit.parallel(0, self.form.batch * layout.tiles_per_image) as tile:
+            image = emit.bind(tirx.floordiv(tile, layout.tiles_per_image))
+            first = emit.bind(tirx.floormod(tile, layout.tiles_per_image) * per_tile)
             lane = 0
             for group, count in _runs(layout.groups):
                 self._pad_columns(group)
-                with T.serial(0, count) as g, T.serial(0, per_tile) as b:
-                    band = T.bind(first + b)
+                with emit.serial(0, count) as g, emit.serial(0, per_tile) as b:
+                    band = emit.bind(first + b)
                     with _when(band < layout.bands, layout.bands % per_tile != 0):
                         before = g * group.width
                         place = _Place(
-                            group, image, band, T.bind(group.start + before), T.bind(lane + before)
+                            group, image, band, emit.bind(group.start + before), emit.bind(lane + before)
                         )
                         self._gather(place)
                         self._contract(place)
@@ -93,13 +101,13 @@ class _Kernel:
         return self.layout.band_bytes + 64 + (slot * VECTORS + v) * (4 * group.lanes)
 
     def _pad_columns(self, group: ChannelGroup) -> None:
-        """Columns of the band outside the image keep the zero point while groups of one width are computed."""
+        """Columns outside the image keep the zero point while groups of one width are computed."""
         layout, size = self.layout, group.lanes * self.layout.depth
         inner = layout.inner_columns
         for begin, end in ((0, inner.start), (inner.stop, layout.band_columns)):
             if begin < end:
                 vectors = layout.row_groups * VECTORS
-                with T.serial(begin * vectors, end * vectors) as i:
+                with emit.serial(begin * vectors, end * vectors) as i:
                     zero = self._zero_point(layout.band_dtype, size)
                     self._store_bytes(
                         i * (group.lanes * layout.lane_bytes), zero, group.lanes * layout.lane_bytes
@@ -111,11 +119,11 @@ class _Kernel:
     def _gather(self, at: _Place) -> None:
         """The input rows of a band, interleaved, into scratch; rows outside the image are the zero point."""
         layout, f = self.layout, self.form
-        top = T.bind(at.band * (layout.config.rows * f.stride[0]) - f.pad[0])
+        top = emit.bind(at.band * (layout.config.rows * f.stride[0]) - f.pad[0])
         reach = layout.row_offsets[-1]
 
         def columns(checked: bool) -> None:
-            with T.serial(layout.inner_columns.start, layout.inner_columns.stop) as x:
+            with emit.serial(layout.inner_columns.start, layout.inner_columns.stop) as x:
                 for row_group in range(layout.row_groups):
                     self._gather_column(at, row_group, top, x, checked)
 
@@ -125,10 +133,10 @@ class _Kernel:
         if f.pad[0] <= 0 and last + reach < f.in_height:
             columns(checked=False)
             return
-        with T.If(tirx.all(top >= 0, top + reach < f.in_height)):
-            with T.Then():
+        with emit.If(tirx.all(top >= 0, top + reach < f.in_height)):
+            with emit.Then():
                 columns(checked=False)
-            with T.Else():
+            with emit.Else():
                 columns(checked=True)
 
     def _gather_column(self, at: _Place, row_group: int, top: Index, x: Index, checked: bool) -> None:
@@ -144,7 +152,7 @@ class _Kernel:
             if checked:
                 zero = self._zero_point(layout.input_dtype, count)
                 value = tirx.if_then_else(tirx.all(row >= 0, row < f.in_height), value, zero)
-            return T.bind(value)
+            return emit.bind(value)
 
         for v, vector in enumerate(interleave_rows(layout, at.group.lanes, load)):
             index = self._band_byte(at.group, x, row_group, v)
@@ -154,25 +162,25 @@ class _Kernel:
         """The output rows of a band, each in blocks of columns: vector by vector, then narrowed together."""
         layout, f = self.layout, self.form
         rows, steps = layout.config.rows, sum(len(s) for s in layout.steps)
-        weights = T.bind(at.lane * (steps * layout.depth))
+        weights = emit.bind(at.lane * (steps * layout.depth))
         for row in range(rows):
             oh = at.band * rows + row
             with _when(oh < f.out_height, f.out_height % rows != 0):
-                pixel = T.bind((at.image * f.out_height + oh) * f.out_width)
-                with T.serial(0, layout.blocks) as block:
-                    tile = T.bind(block * layout.block_tiles)
-                    count = T.bind(tirx.min(layout.block_tiles, layout.column_tiles - tile))
+                pixel = emit.bind((at.image * f.out_height + oh) * f.out_width)
+                with emit.serial(0, layout.blocks) as block:
+                    tile = emit.bind(block * layout.block_tiles)
+                    count = emit.bind(tirx.min(layout.block_tiles, layout.column_tiles - tile))
                     if f.requantizes:
-                        with T.If(self.parameters[4] == 0):
-                            with T.Then():
+                        with emit.If(self.parameters[4] == 0):
+                            with emit.Then():
                                 self._block(at, row, weights, tile, count, scale_up=False)
-                            with T.Else():
+                            with emit.Else():
                                 self._block(at, row, weights, tile, count, scale_up=True)
                     else:
                         self._block(at, row, weights, tile, count, scale_up=False)
-                    with T.serial(0, count) as i:
+                    with emit.serial(0, count) as i:
                         self._narrow(at, pixel, tile, i)
-            weights = T.bind(weights + len(layout.steps[row]) * at.group.width * layout.depth)
+            weights = emit.bind(weights + len(layout.steps[row]) * at.group.width * layout.depth)
 
     def _column(self, tile: Index) -> Index:
         """First output column of a tile; the last one overlaps its neighbour where columns do not divide."""
@@ -180,9 +188,9 @@ class _Kernel:
         return tirx.min(tile * columns, self.form.out_width - columns)
 
     def _block(self, at: _Place, row: int, weights: Index, tile: Index, count: Index, scale_up: bool) -> None:
-        with T.serial(0, VECTORS) as v:
+        with emit.serial(0, VECTORS) as v:
             constants = self._constants(at, row, weights, v)
-            with T.serial(0, count) as i:
+            with emit.serial(0, count) as i:
                 self._accumulate(at, row, v, self._column(tile + i), i, constants, scale_up)
 
     def _constants(self, at: _Place, row: int, weights: Index, v: Index) -> _Constants:
@@ -190,10 +198,12 @@ class _Kernel:
         size = lanes * layout.depth
 
         def words(buffer: Any, index: Index) -> Vector:
-            return T.bind(buffer.vload([index], f"int32x{lanes}"))
+            return emit.bind(buffer.vload([index], f"int32x{lanes}"))
 
         taps = [
-            T.bind(self.weight.vload([weights + (s * VECTORS + v) * size], f"{layout.weight_dtype}x{size}"))
+            emit.bind(
+                self.weight.vload([weights + (s * VECTORS + v) * size], f"{layout.weight_dtype}x{size}")
+            )
             for s in range(len(layout.steps[row]))
         ]
         factors = None
@@ -208,7 +218,7 @@ class _Kernel:
         """Vector v of a tile of columns, rescaled, into scratch."""
         layout, f, lanes = self.layout, self.form, at.group.lanes
         columns = range(layout.config.columns)
-        first = T.bind(ow * f.stride[1])
+        first = emit.bind(ow * f.stride[1])
         values = [constants.bias for _ in columns]
         dtype = f"{layout.band_dtype}x{lanes * layout.depth}"
         for w, (kw, row_group) in zip(constants.weights, layout.steps[row], strict=True):
@@ -226,24 +236,28 @@ class _Kernel:
     def _narrow(self, at: _Place, pixel: Index, tile: Index, slot: Index) -> None:
         """The codes of a tile of columns, out of the words in scratch."""
         layout, group = self.layout, at.group
-        first = T.bind((pixel + self._column(tile + slot)) * self.out_pitch + at.channel)
+        first = emit.bind((pixel + self._column(tile + slot)) * self.out_pitch + at.channel)
         for c in range(layout.config.columns):
             indices = [self._word_byte(group, slot * layout.config.columns + c, v) for v in range(VECTORS)]
-            vectors = [T.bind(self._load_bytes(i, f"int32x{group.lanes}", 4 * group.lanes)) for i in indices]
+            vectors = [
+                emit.bind(self._load_bytes(i, f"int32x{group.lanes}", 4 * group.lanes)) for i in indices
+            ]
             codes = narrow(layout, group.lanes, vectors, self.parameters)
             if group.stored < group.width:
                 codes = shuffle([codes], range(group.stored))
-            T.buffer_store(self.output, codes, [tirx.Ramp(first + c * self.out_pitch, 1, group.stored)])
+            emit.buffer_store(self.output, codes, [tirx.Ramp(first + c * self.out_pitch, 1, group.stored)])
 
     def _store_bytes(self, byte: Index, value: Vector, count: int) -> None:
-        T.buffer_store(self.scratch, tirx.reinterpret(f"uint8x{count}", value), [tirx.Ramp(byte, 1, count)])
+        emit.buffer_store(
+            self.scratch, tirx.reinterpret(f"uint8x{count}", value), [tirx.Ramp(byte, 1, count)]
+        )
 
     def _load_bytes(self, byte: Index, dtype: str, count: int) -> Vector:
         return tirx.reinterpret(dtype, self.scratch.vload([byte], f"uint8x{count}"))
 
 
 def _operand(name: str, size: int, dtype: str) -> Any:
-    return T.arg(name, T.buffer((size,), dtype, layout=None))
+    return emit.arg(name, emit.buffer((size,), dtype, layout=None))
 
 
 def _runs(groups: Sequence[ChannelGroup]) -> list[tuple[ChannelGroup, int]]:
@@ -255,10 +269,10 @@ def _runs(groups: Sequence[ChannelGroup]) -> list[tuple[ChannelGroup, int]]:
 
 
 @contextmanager
-def _when(condition: Any, needed: bool) -> Iterator[None]:
+def _when(condition: Any, needed: bool) -> Generator[None]:
     """A guard, where it can fail at all."""
     if not needed:
         yield
         return
-    with T.If(condition), T.Then():
+    with emit.If(condition), emit.Then():
         yield

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tvm import tirx
+import tvm.tirx
+import tvm.tirx.script.builder.ir
 from tvm.target.codegen import llvm_lookup_intrinsic_id
-from tvm.tirx.script.builder import ir as T
 
 from compiler.lowering.machine import DotProduct
 from compiler.numerics.element import ElementType
 from schedules.depthwise import VECTORS, DepthwiseLayout
 
 Vector = Any  # TVM's expressions carry no types
+tirx: Any = tvm.tirx  # and its annotations forbid the Python integers that its functions take
+emit: Any = tvm.tirx.script.builder.ir
 
 _PACK_WORDS = {
     4: "llvm.x86.sse2.packssdw.128",
@@ -68,7 +70,7 @@ def _interleave(a: Vector, b: Vector, size: int, per_block: int, unit: int = 1) 
         for start in range(0, size, per_block):
             for i in range(start + high, start + high + per_block // 2, unit):
                 indices += [*range(i, i + unit), *range(size + i, size + i + unit)]
-        halves.append(T.bind(shuffle([a, b], indices)))
+        halves.append(emit.bind(shuffle([a, b], indices)))
     return halves
 
 
@@ -112,15 +114,17 @@ def dot(layout: DepthwiseLayout, lanes: int, accumulator: Vector, x: Vector, w: 
             value = _call(f"llvm.aarch64.neon.sdot.v{lanes}i32.v{4 * lanes}i8", i32, accumulator, x, w)
         case _:
             value = add(tirx.Cast(i32, x) * tirx.Cast(i32, w))
-    return T.bind(value)
+    return emit.bind(value)
 
 
 def rescale(layout: DepthwiseLayout, lanes: int, accumulator: Vector, f: Factors, scale_up: bool) -> Vector:
-    """zero_point + this, clamped to 8 or 16 bits, is the form's output; scale_up: whether a shift is below 33."""
+    """The form's output before zero point and clamp, or a number that those take to the same code.
+
+    scale_up: whether some shift is below 33."""
     if scale_up:
         zero = tirx.Broadcast(tirx.const(0, "int32"), lanes)
         bounded = tirx.max(tirx.min(accumulator, f.limit), zero - f.limit)
-        accumulator = T.bind(bounded << f.scale_up)
+        accumulator = emit.bind(bounded << f.scale_up)
     high = _multiply_high_x86 if layout.is_x86 else _multiply_high
     return (high(lanes, accumulator, f.multiplier) + f.rounding) >> f.shift
 
@@ -135,10 +139,10 @@ def _multiply_high(lanes: int, a: Vector, b: Vector) -> Vector:
 def _multiply_high_x86(lanes: int, a: Vector, b: Vector) -> Vector:
     """The same by vpmuldq, which multiplies the low halves of 64-bit lanes: even lanes, then odd ones."""
     wide, word = f"int64x{lanes // 2}", tirx.Broadcast(tirx.const(32, "int64"), lanes // 2)
-    a, b = T.bind(tirx.reinterpret(wide, a)), T.bind(tirx.reinterpret(wide, b))
+    a, b = emit.bind(tirx.reinterpret(wide, a)), emit.bind(tirx.reinterpret(wide, b))
     even = ((a << word) >> word) * ((b << word) >> word)
     odd = (a >> word) * (b >> word)
-    words = [T.bind(tirx.reinterpret(f"int32x{lanes}", p)) for p in (even, odd)]
+    words = [emit.bind(tirx.reinterpret(f"int32x{lanes}", p)) for p in (even, odd)]
     return shuffle(words, [i | 1 if i % 2 == 0 else lanes + i for i in range(lanes)])
 
 
@@ -148,7 +152,7 @@ def narrow(layout: DepthwiseLayout, lanes: int, vectors: Sequence[Vector], param
         return _narrow_bytes(lanes, vectors, parameters)
     width = VECTORS * lanes
     position = np.argsort(layout.channel_order(lanes).ravel())
-    values = T.bind(shuffle(vectors, [int(p) for p in position]))
+    values = emit.bind(shuffle(vectors, [int(p) for p in position]))
     if layout.form.requantizes:  # the zero point is added last: the sum cannot leave int32
         zero, low, high = (parameters[i] for i in (1, 2, 3))
         low, high = tirx.Broadcast(low - zero, width), tirx.Broadcast(high - zero, width)

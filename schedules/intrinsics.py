@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from tvm import tirx
-from tvm.tirx.script.builder import ir as tir
+import tvm.tirx
+import tvm.tirx.script.builder.ir
 
+# TVM's annotations exclude the Python numbers that its functions take, so its modules are untyped here.
+tirx: Any = tvm.tirx
+tir: Any = tvm.tirx.script.builder.ir  # statements, added to the function under construction
 Expr = Any
 Buffer = Any
 

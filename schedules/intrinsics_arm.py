@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from tvm import tirx
-
-from schedules.intrinsics import Buffer, Expr, PlainInstructions, broadcast, constant, reinterpret
+from schedules.intrinsics import Buffer, Expr, PlainInstructions, broadcast, constant, reinterpret, tirx
 
 
 class NeonInstructions(PlainInstructions):
@@ -29,4 +27,5 @@ class SignedDot(NeonInstructions):
 
     def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
         name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-        return tirx.call_llvm_pure_intrin("int32x4", name, accumulator, activations, weights)
+        # Activations second: the operand that SDOT can take by lane.
+        return tirx.call_llvm_pure_intrin("int32x4", name, accumulator, weights, activations)

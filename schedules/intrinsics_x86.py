@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import MappingProxyType
 
-from tvm import tirx
-
-from schedules.intrinsics import Buffer, Expr, PlainInstructions, broadcast, cast, constant, reinterpret
+from schedules.intrinsics import Buffer, Expr, PlainInstructions, broadcast, cast, constant, reinterpret, tirx
 
 _PACK_WORDS = {
     4: "llvm.x86.sse2.packssdw.128",

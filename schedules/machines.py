@@ -160,16 +160,16 @@ def host_machine() -> CpuMachine:
     if family == (APPLE_M1,):
         return APPLE_M1
     if family == _X86:
-        return select_x86(_host_features(), _first(_cpuinfo(), "vendor_id") or "GenuineIntel")
+        return select_x86(host_features(), _cpuinfo("vendor_id"))
     if family:
-        return select_arm(_host_features(), _first(_cpuinfo(), "CPU part"))
+        return select_arm(host_features(), _cpuinfo("CPU part"))
     raise ValueError(f"no schedules for {platform.machine()}: x86-64 and 64-bit Arm only")
 
 
 def runs_here(machine: CpuMachine) -> bool:
     """Whether this computer can run code for `machine`."""
     return machine in family_here() and (
-        machine is APPLE_M1 or _host_features().issuperset(machine.required_features)
+        machine is APPLE_M1 or host_features().issuperset(machine.required_features)
     )
 
 
@@ -183,15 +183,11 @@ def family_here() -> tuple[CpuMachine, ...]:
     return ()
 
 
-def _host_features() -> frozenset[str]:
+def host_features() -> frozenset[str]:
+    """Features of this computer's CPU, as /proc/cpuinfo spells them; empty where they cannot be read."""
     if platform.system() == "Darwin":
         return _sysctl_features()
-    return _listed(_cpuinfo(), "flags") | _listed(_cpuinfo(), "Features")
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
+    return frozenset((_cpuinfo("flags") or _cpuinfo("Features")).split())
 
 
 def select_x86(flags: frozenset[str], vendor: str = "GenuineIntel") -> CpuMachine:
@@ -213,16 +209,14 @@ def select_arm(features: frozenset[str], part: str = "") -> CpuMachine:
     return next((m for m in _ARM if features.issuperset(m.required_features)), NEON)
 
 
-def _first(cpuinfo: str, key: str) -> str:
-    for line in cpuinfo.splitlines():
+def _cpuinfo(key: str) -> str:
+    """First value of a key of /proc/cpuinfo, empty where there is none."""
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.exists() else ():
         name, _, value = line.partition(":")
         if name.strip() == key:
             return value.strip()
     return ""
-
-
-def _listed(cpuinfo: str, key: str) -> frozenset[str]:
-    return frozenset(_first(cpuinfo, key).split())
 
 
 _SYSCTL_SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -237,9 +231,9 @@ _SYSCTL_SPELLINGS: dict[str, tuple[str, ...]] = {
 def _sysctl_features(read: Callable[[str], str] | None = None) -> frozenset[str]:
     """Features of an Intel Mac in the spelling of /proc/cpuinfo."""
     read = read or _sysctl
-    names = f"{read('machdep.cpu.features')} {read('machdep.cpu.leaf7_features')} {read('machdep.cpu.extfeatures')}"
+    keys = ("features", "leaf7_features", "extfeatures")
     found: set[str] = set()
-    for name in names.lower().split():
+    for name in " ".join(read(f"machdep.cpu.{key}") for key in keys).lower().split():
         found.update(_SYSCTL_SPELLINGS.get(name, (name,)))
     return frozenset(found)
 

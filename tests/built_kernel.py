@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import numpy as np
 from compiler.lowering.kernel import KernelPlan
 from compiler.numerics.element import Array
 
+KernelFunction = Callable[..., int]
+
 
 def shared_library(objects: Mapping[str, bytes], folder: Path) -> ctypes.CDLL:
-    """The objects (by name) linked and loaded; `folder` must outlive nothing."""
+    """The objects (by name) linked in `folder` and loaded."""
     paths: list[str] = []
     for name, contents in objects.items():
         path = folder / f"{name}.o"
@@ -28,24 +31,35 @@ def shared_library(objects: Mapping[str, bytes], folder: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def load(plans: Sequence[KernelPlan]) -> dict[str, ctypes._CFuncPtr]:  # pyright: ignore[reportPrivateUsage]
+def load(plans: Sequence[KernelPlan]) -> dict[str, KernelFunction]:
     """C functions of the plans by symbol, from one library."""
     with tempfile.TemporaryDirectory() as folder:
         library = shared_library({p.symbol: p.build() for p in plans}, Path(folder))
         return {p.symbol: getattr(library, p.symbol) for p in plans}
 
 
-def aligned(contents: Array, before: int = 64, behind: int = 64, fill: int = 0xA5) -> Array:
-    """A copy of `contents` at a 64-byte aligned address with readable garbage around it."""
-    raw = np.full(contents.nbytes + before + behind + 64, fill, np.uint8)
-    start = before + (-(raw.ctypes.data + before)) % 64
+def guarded(contents: Array, alignment: int = 64, slack: int = 64, fill: int = 0xA5) -> Array:
+    """A copy of `contents` with garbage around it, which ends `slack` bytes before an unreadable page.
+
+    The start is a multiple of `alignment`, for which the end moves up by less than that.
+    """
+    page = mmap.PAGESIZE
+    space = -(-contents.nbytes // alignment) * alignment + slack
+    pages = -(-(space + 64) // page)
+    memory = mmap.mmap(-1, (pages + 1) * page)
+    raw = np.frombuffer(memory, np.uint8)
+    raw[: pages * page] = fill
+    start = pages * page - space
     copy = raw[start : start + contents.nbytes].view(contents.dtype).reshape(contents.shape)
     copy[...] = contents
+    end = ctypes.c_void_p(raw.ctypes.data + pages * page)
+    if ctypes.CDLL(None).mprotect(end, ctypes.c_size_t(page), 0) != 0:
+        raise OSError("mprotect failed")
     return copy
 
 
 def call(
-    function: ctypes._CFuncPtr,  # pyright: ignore[reportPrivateUsage]
+    function: KernelFunction,
     operands: Sequence[Array],
     ranges: Sequence[tuple[int, int]],
 ) -> None:

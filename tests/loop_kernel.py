@@ -1,4 +1,4 @@
-"""Builds the kernels of loop forms and runs them on numpy arrays, with guarded storage around every operand."""
+"""Builds the kernels of loop forms and runs them on numpy arrays, every operand between guards."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _GARBAGE = 0x5A
 def load_kernels(plans: Sequence[LoopsPlan]) -> dict[str, Kernel]:
     """C functions of the plans by symbol, from one shared library."""
     with tempfile.TemporaryDirectory() as folder:
-        objects = [Path(folder) / f"{plan.symbol}.o" for plan in plans]
-        for plan, path in zip(plans, objects, strict=True):
-            path.write_bytes(plan.build())
+        objects = {plan.symbol: Path(folder) / f"{plan.symbol}.o" for plan in plans}
+        for plan in plans:
+            objects[plan.symbol].write_bytes(plan.build())
         library = Path(folder) / "kernels.so"
-        command = [sys.executable, "-m", "ziglang", "cc", "-shared", "-o", str(library), *map(str, objects)]
-        subprocess.run(command, check=True)
+        command = [sys.executable, "-m", "ziglang", "cc", "-shared", "-o", str(library)]
+        subprocess.run([*command, *map(str, objects.values())], check=True)
         loaded = ctypes.CDLL(str(library))
         return {plan.symbol: getattr(loaded, plan.symbol) for plan in plans}
 
@@ -60,20 +60,17 @@ class Storage:
 
     def untouched(self) -> bool:
         """Whether nothing but the elements was written."""
-        copy = self.bytes.copy()
-        copy_view = as_strided(
-            copy[_GUARD:].view(np.uint8)[: self.flat.nbytes].view(self.view.dtype),
-            self.view.shape,
-            self.view.strides,
-        )
-        copy_view[...] = np.frombuffer(bytes([_GARBAGE]) * self.view.itemsize, self.view.dtype)[0]
-        return bool((copy == _GARBAGE).all())
+        guarded = self.bytes.copy()
+        inside = guarded[_GUARD : _GUARD + self.flat.nbytes].view(self.flat.dtype)
+        garbage = np.full(inside.itemsize, _GARBAGE, np.uint8).view(inside.dtype)[0]
+        as_strided(inside, self.view.shape, self.view.strides)[...] = garbage
+        return bool((guarded == _GARBAGE).all())
 
 
 def stored(
     plan: LoopsPlan, operands: Mapping[str, Array], aliases: Mapping[str, str] | None = None
 ) -> dict[str, Storage]:
-    """Storage of every operand of the plan's form. aliases: output name -> input name that shares its place."""
+    """Storage of every operand of the form. aliases: output name -> name of the input in its place."""
     result: dict[str, Storage] = {}
     constants = plan.pack({b.name: operands[b.name] for b in plan.form.operands if b.role is Role.CONSTANT})
     for buffer in plan.form.operands:

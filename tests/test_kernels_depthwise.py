@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,10 +32,9 @@ PLAIN = replace(
     AVX2, name="sse", target=(("kind", "llvm"), ("mcpu", "x86-64-v2")), dot=DotProduct.NONE,
     vector_bits=128, activation_offset=0, required_features=("sse4_2",),
 )  # fmt: skip
-NEON = replace(PLAIN, name="neon", target=(("kind", "llvm"), ("mtriple", "aarch64-linux-gnu"), ("mcpu", "cortex-a53")),
-               dot=DotProduct.SMLAL)  # fmt: skip
-NEON_DOT = replace(NEON, name="neondot", dot=DotProduct.SDOT,
-                   target=(("kind", "llvm"), ("mtriple", "aarch64-linux-gnu"), ("mcpu", "cortex-a76")))  # fmt: skip
+LINUX_ARM = (("kind", "llvm"), ("mtriple", "aarch64-linux-gnu"))
+NEON = replace(PLAIN, name="neon", target=(*LINUX_ARM, ("mcpu", "cortex-a53")), dot=DotProduct.SMLAL)
+NEON_DOT = replace(NEON, name="neondot", target=(*LINUX_ARM, ("mcpu", "cortex-a76")), dot=DotProduct.SDOT)
 
 GUARD = 64  # bytes of slack around every operand: readable garbage, never written
 MACHINES = [AVX512_VNNI, AVX2, PLAIN]
@@ -98,18 +98,25 @@ def load(plan: DepthwisePlan, folder: str) -> Any:
     return getattr(ctypes.CDLL(str(library)), plan.symbol)
 
 
-def check(plan: DepthwisePlan, image: Array, constants: dict[str, Array], order: list[int]) -> None:
-    """Runs the tiles of `order` one range at a time, with scratch garbled between."""
+def operand_arrays(plan: DepthwisePlan, image: Array, constants: dict[str, Array]) -> dict[str, Array]:
     form, layout = plan.form, plan.layout
     offset = plan.machine.activation_offset
     pitch_in, pitch_out = form.input_pitch or form.in_channels, form.output_pitch or form.out_channels
     stored = np.full((*image.shape[:3], pitch_in), 77, layout.input_dtype)
     stored[..., : form.in_channels] = image + (offset if form.input is ElementType.I8 else 0)
     out_shape = (form.batch, form.out_height, form.out_width, pitch_out)
-    operands = {name: Guarded(a) for name, a in plan.pack(constants).items()}
-    operands["input"] = Guarded(stored)
-    operands["output"] = Guarded(np.full(out_shape, 55, layout.output_dtype))
-    operands["scratch"] = Guarded(np.zeros(plan.scratch_bytes, np.uint8))
+    return {
+        **plan.pack(constants),
+        "input": stored,
+        "output": np.full(out_shape, 55, layout.output_dtype),
+        "scratch": np.zeros(plan.scratch_bytes, np.uint8),
+    }
+
+
+def check(plan: DepthwisePlan, image: Array, constants: dict[str, Array], order: list[int]) -> None:
+    """Runs the tiles of `order` one range at a time, with scratch garbled between."""
+    form, offset = plan.form, plan.machine.activation_offset
+    operands = {name: Guarded(a) for name, a in operand_arrays(plan, image, constants).items()}
     with TemporaryDirectory() as folder:
         kernel = load(plan, folder)
         pointers = [operands[name].pointer for name in plan.operands]
@@ -190,7 +197,7 @@ def drawn_config(draw: st.DrawFn, form: Convolution, machine: CpuMachine) -> Dep
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda m: m.name)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(data=st.data())
 def test_kernel_computes_its_form_in_any_order_of_tiles(machine: CpuMachine, data: st.DataObject) -> None:
     need(machine)
@@ -241,6 +248,51 @@ def test_default_configuration(form: Convolution, machine: CpuMachine, extreme: 
 @pytest.mark.parametrize("machine", [NEON, NEON_DOT], ids=lambda m: m.name)
 def test_arm_objects_build(machine: CpuMachine) -> None:
     assert plan_depthwise(typical(), machine).build()[:4] == b"\x7fELF"
+
+
+EMULATED = """
+#include <stdio.h>
+static unsigned char room[7][1 << 20] __attribute__((aligned(64)));
+int SYMBOL(void *, void *, void *, void *, void *, void *, void *, int, int);
+int main(int n, char **file) {
+  for (int i = 0; i < 7; i++) {
+    FILE *f = fopen(file[i + 1], "rb");
+    fread(room[i] + 64, 1, sizeof room[i] - 128, f);
+    fclose(f);
+  }
+  SYMBOL(room[0] + 64, room[1] + 64, room[2] + 64, room[3] + 64, room[4] + 64, room[5] + 64, room[6] + 64,
+         0, TILES);
+  FILE *f = fopen(file[6], "wb");
+  fwrite(room[5] + 64, 1, sizeof room[5] - 128, f);
+  return fclose(f);
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="qemu-aarch64 is not installed")
+@pytest.mark.parametrize("machine", [NEON, NEON_DOT], ids=lambda m: m.name)
+@pytest.mark.parametrize("element", [ElementType.I8, ElementType.I16])
+@pytest.mark.parametrize("extreme", [False, True])
+def test_arm_kernels_compute_their_form_under_emulation(
+    machine: CpuMachine, element: ElementType, extreme: bool, tmp_path: Path
+) -> None:
+    form = typical(in_channels=40, out_channels=40, groups=40, input=element, output=element)
+    plan = plan_depthwise(form, machine)
+    image, constants = numbers(form, 9, extreme)
+    arrays = operand_arrays(plan, image, constants)
+    for name in plan.operands:
+        (tmp_path / name).write_bytes(arrays[name].tobytes())
+    (tmp_path / "kernel.o").write_bytes(plan.build())
+    (tmp_path / "main.c").write_text(
+        EMULATED.replace("SYMBOL", plan.symbol).replace("TILES", str(plan.tiles))
+    )
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-static", "-O1"]
+    subprocess.run([*command, "main.c", "kernel.o", "-o", "program"], cwd=tmp_path, check=True)
+    subprocess.run(["qemu-aarch64", "-cpu", "max", "./program", *plan.operands], cwd=tmp_path, check=True)
+    out = np.fromfile(tmp_path / "output", arrays["output"].dtype)[: arrays["output"].size]
+    expected = reference(form, image, constants)
+    np.testing.assert_array_equal(out.reshape(expected.shape).astype(np.int64), expected)
 
 
 def test_equal_structure_is_one_kernel_and_another_is_another() -> None:

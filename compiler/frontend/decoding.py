@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compiler.frontend.reading import ExternalData, is_external
+from compiler.ir.diagnostics import BitloomError
 from compiler.ir.types import TensorType, f32
 from compiler.numerics.element import Array
 
@@ -19,11 +20,28 @@ if TYPE_CHECKING:
 
 
 def decode_tensor(tensor: TensorProto, model: Path) -> Array:
-    """The tensor's numbers. External data is mapped, not read. model: the model's file."""
-    from onnx import helper, numpy_helper
+    """The tensor's numbers. External data is mapped, not read. model: the model's file.
 
-    if not is_external(tensor):
-        return numpy_helper.to_array(tensor)
+    Errors: BitloomError where there are more or fewer bytes than its type and shape tell.
+    """
+    try:
+        return _external(tensor, model) if is_external(tensor) else _embedded(tensor)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BitloomError(
+            f'{model}: the data of tensor "{tensor.name}" do not fit its type and shape: {error}',
+            "copy or export the model again",
+        ) from None
+
+
+def _embedded(tensor: TensorProto) -> Array:
+    from onnx import numpy_helper
+
+    return numpy_helper.to_array(tensor)
+
+
+def _external(tensor: TensorProto, model: Path) -> Array:
+    from onnx import helper
+
     place, shape = ExternalData.of(tensor, model), tuple(tensor.dims)
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     count = math.prod(shape)

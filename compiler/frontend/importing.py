@@ -122,7 +122,14 @@ class _Import:
         decoded = OnnxNode(
             self.graph, node.op_type, self.model.opset, name, tuple(inputs), outputs, attributes
         )
-        results = importer(decoded)
+        try:
+            results = importer(decoded)
+        except (LookupError, TypeError, ValueError) as error:
+            # Importers trust what the operator's specification promises: ranks, axes, counts of inputs.
+            raise decoded.error(
+                f"the node breaks its specification, or is misread ({type(error).__name__}: {error})",
+                "check the model: python -m onnx.bin.checker FILE; report the node if it is valid",
+            ) from error
         if len(results) < len(outputs):
             raise decoded.error(f'output {len(results)} ("{outputs[len(results)]}") is not supported')
         return results
@@ -190,6 +197,7 @@ class _Import:
                 )
             if value in taken:
                 (value,) = self.graph.append(Reshape(value.type.shape), [value], Location(), [name])
+                value.source = name
             taken.add(value)
             self._give_name(value, name)
             outputs.append(value)

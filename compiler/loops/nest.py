@@ -155,7 +155,10 @@ def _address(indices: tuple[Expression, ...], strides: tuple[int, ...]) -> Linea
 
 def _merged(part: Part) -> Part:
     shared = _without_units(part.shared)
-    nests = [replace(n, axes=_without_units(n.axes), over=_without_units(n.over)) for n in part.nests]
+    # A reduction stays one, even of a single value.
+    nests = [
+        replace(n, axes=_without_units(n.axes), over=_without_units(n.over) or n.over[:1]) for n in part.nests
+    ]
     shared, nests = _merge_all(shared, nests)
     done: list[Nest] = []
     for nest in nests:

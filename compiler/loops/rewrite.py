@@ -17,6 +17,7 @@ from compiler.loops.expression import (
     Rescale,
     Select,
 )
+from compiler.numerics.element import ElementType
 
 
 def children(e: Expression) -> tuple[Expression, ...]:
@@ -123,3 +124,13 @@ class Linear:
         for atom, coefficient in self.terms:
             result = result + (atom if coefficient == 1 else atom * coefficient)
         return result
+
+
+def code_of_lookup(load: Load) -> Expression | None:
+    """`code` where `load` is table[code + 128] with an I8 code: a lookup in 256 bytes. Else None."""
+    address = Linear.of(load.indices[0]) if len(load.indices) == 1 else Linear()
+    match address.terms:
+        case ((Cast(code, ElementType.I32), 1),) if address.constant == 128:
+            return code if load.element is ElementType.I8 and code.element is ElementType.I8 else None
+        case _:
+            return None

@@ -13,9 +13,10 @@ from tvm.tirx.stmt import AllocBuffer, Bind, BufferStore, DeclBuffer, For, ForKi
 from compiler.loops.expression import Axis, BinaryOp
 from compiler.loops.form import LoopForm, Reduction, Role
 from compiler.loops.nest import Nest, span_of
+from compiler.lowering.loop_transpose import Place, transposed_block
 from compiler.lowering.loop_value import Lanes, Memory, combine, dtype_of, spread
 from compiler.lowering.machine import CpuMachine
-from compiler.lowering.tiling import TiledPart, Vectors, pieces
+from compiler.lowering.tiling import BLOCK, TiledPart, Vectors, pieces
 from compiler.numerics.element import ElementType
 
 Stmt = Any  # TVM's statement and expression classes carry no types
@@ -46,7 +47,7 @@ def prim_func(
     body: Stmt = None
     for part in reversed(parts):
         first -= part.tiles
-        code = _Part(part, memory, private).code(tile - first)
+        code = _Part(machine, part, memory, private).code(tile - first)
         body = code if body is None else IfThenElse(tile < first + part.tiles, code, body)
     function = tirx.PrimFunc(
         [*parameters, *([workspace] if scratch else [])],
@@ -85,6 +86,7 @@ def _local(name: str, count: int, element: ElementType, lanewise: bool = False) 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
+    machine: CpuMachine
     tiled: TiledPart
     memory: Mapping[str, Memory]
     private: _Private
@@ -93,14 +95,22 @@ class _Part:
         """All rows of one tile."""
         t = self.tiled
         row_tile, chunk = (tile, _int(0)) if t.chunks == 1 else _divided(tile, t.chunks)
-        first = row_tile * t.rows
-        ragged = t.row_count % t.rows
-        count = tirx.min(_int(t.rows), t.row_count - first) if ragged else _int(t.rows)
+        axes, rows, row_count = t.row_axes, t.rows, t.row_count
+        last = axes[-1] if axes and rows % axes[-1].extent == 0 else None
+        if last is not None:  # a loop of its own, so that its addresses advance without divisions
+            axes, rows, row_count = axes[:-1], rows // last.extent, row_count // last.extent
+        first = row_tile * rows
+        count = tirx.min(_int(rows), row_count - first) if row_count % rows else _int(rows)
         row = tirx.Var("row", "int32")
-        statements, axes = _decoded(first + row, t.row_axes)
-        here = Lanes(self.memory, axes)
-        statements.append(self._vectors(here, chunk) if t.inner is not None else self._own_walks(here))
+        statements, indices = _decoded(first + row, axes)
+        here = Lanes(self.machine, self.memory, indices)
+        statements.append(_for_all([last] if last else [], here, lambda at: self._row(at, chunk)))
         return _loop(row, count, _sequence(statements))
+
+    def _row(self, here: Lanes, chunk: Value) -> Stmt:
+        if self.tiled.across is not None:
+            return self._transposed(here, self.tiled.across, chunk)
+        return self._own_walks(here) if self.tiled.inner is None else self._vectors(here, chunk)
 
     def _vectors(self, here: Lanes, chunk: Value) -> Stmt:
         """One row of a tile, `inner` walked in vectors."""
@@ -110,7 +120,7 @@ class _Part:
         vectors = t.vectors[0] or Vectors(inner, 1)
         full = inner.extent - inner.extent % vectors.lanes
         start = chunk * t.chunk
-        steps = tirx.min(_int(t.chunk), full - start) if full % t.chunk else _int(t.chunk)
+        steps = tirx.min(_int(t.chunk), full - start) if inner.extent % t.chunk else _int(t.chunk)
         if t.chunks == 1:
             start, steps = _int(0), _int(full)
         statements: list[Stmt] = []
@@ -142,9 +152,31 @@ class _Part:
         declared = [self.private.declare(name, lanes, True) for name, _ in self.tiled.part.scratch]
         names = [name for name, _ in self.tiled.part.scratch]
         memory = {**here.memory, **dict(zip(names, (m for _, m in declared), strict=True))}
-        at = Lanes(memory, {**here.axes, inner.name: base}, inner, lanes)
+        at = Lanes(here.machine, memory, {**here.axes, inner.name: base}, inner, lanes)
         nests = [_element(nest, at) for nest in self.tiled.part.nests]
         return _sequence([Bind(base, first), *(d for d, _ in declared), *nests])
+
+    def _transposed(self, here: Lanes, across: Axis, chunk: Value) -> Stmt:
+        """One block of `across`, against a chunk of `inner`."""
+        t = self.tiled
+        inner, [nest] = t.inner, t.part.nests
+        assert inner is not None
+        block, first = here.axes["block"], tirx.Var(across.name, "int32")
+        start = chunk * t.chunk
+        count = tirx.min(_int(t.chunk), inner.extent - start) if t.chunks > 1 else _int(inner.extent)
+        place = Place(nest, inner, start, count)
+        whole = transposed_block(place, replace(here, axes={**here.axes, across.name: first}), across)
+        blocks, rest = divmod(across.extent, BLOCK)
+        if rest:
+
+            def element(base: Value, v: Value) -> Stmt:
+                axes = {**here.axes, across.name: first + base, inner.name: start + v}
+                return _element(nest, replace(here, axes=axes))
+
+            v, w = tirx.Var(inner.name, "int32"), tirx.Var("rest", "int32")
+            ragged = _loop(w, _int(rest), _loop(v, count, element(w, v)))
+            whole = IfThenElse(block < blocks, whole, ragged) if blocks else ragged
+        return _sequence([Bind(first, block * BLOCK), whole])
 
     def _own_walks(self, here: Lanes) -> Stmt:
         """All nests for one index of the shared axes, each over axes of its own."""
@@ -211,7 +243,7 @@ def _in_vectors(vectors: Vectors, here: Lanes, body: Callable[[Lanes], Stmt]) ->
 
     def at(first: Value, lanes: int) -> Stmt:
         base = tirx.Var("base", "int32")
-        inside = Lanes(here.memory, {**here.axes, axis.name: base}, axis, lanes)
+        inside = Lanes(here.machine, here.memory, {**here.axes, axis.name: base}, axis, lanes)
         return _sequence([Bind(base, first), body(inside)])
 
     start = axis.extent - axis.extent % vectors.lanes

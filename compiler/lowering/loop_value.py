@@ -20,11 +20,13 @@ from compiler.loops.expression import (
     Rescale,
     Select,
 )
-from compiler.loops.rewrite import Linear, loads
+from compiler.loops.rewrite import Linear, code_of_lookup, loads
+from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import ElementType
 
 Value = Any  # TVM's expression classes carry no types
 
+_PERMUTED_BYTES = 64
 _DTYPES = {
     ElementType.I8: "int8",
     ElementType.I16: "int16",
@@ -58,6 +60,7 @@ class Lanes:
     """Where an expression is evaluated: the value of each axis by name, of which `vector` stands for
     `lanes` consecutive values from the given one on."""
 
+    machine: CpuMachine
     memory: Mapping[str, Memory]
     axes: Mapping[str, Value]
     vector: Axis | None = None
@@ -81,7 +84,11 @@ class Lanes:
             case Select(condition, when_true, when_false):
                 return self._select(condition, when_true, when_false)
             case Rescale(value, multiplier, shift):
-                return _rescale(*(self.value(x) for x in (value, multiplier, shift)))
+                v, m, s = (self.value(x) for x in (value, multiplier, shift))
+                lanes = max(map(lanes_of, (v, m, s)))
+                # Before AVX-512 x86 has no arithmetic shift of 64-bit lanes, and the detour gains nothing.
+                in_pairs = self.machine.is_x86 and self.machine.vector_bits == 512 and lanes > 1
+                return (_rescale_pairs if in_pairs else _rescale)(v, m, s, lanes)
             case Floor(value):
                 return tirx.floor(self.value(value))
             case Binary(op, left, right):
@@ -91,12 +98,19 @@ class Lanes:
 
     def store(self, name: str, address: Linear, value: Value) -> Value:
         """Statement memory[address] = value, for all lanes."""
-        memory = self.memory[name]
-        index = self._index(memory, address)
-        value = spread(value, lanes_of(index))
-        if memory.biased:
-            value = value.astype(_like("uint8", value)) ^ tirx.const(128, "uint8")
-        return tirx.BufferStore(memory.buffer, value, [index])
+        index = self.index(name, address)
+        stored = self.stored_value(name, spread(value, lanes_of(index)))
+        return tirx.BufferStore(self.memory[name].buffer, stored, [index])
+
+    def stored_value(self, name: str, value: Value) -> Value:
+        """`value` as it lies in the buffer."""
+        if not self.memory[name].biased:
+            return value
+        return tirx.reinterpret(_like("uint8", value), value ^ tirx.const(-128, "int8"))
+
+    def index(self, name: str, address: Linear) -> Value:
+        """TIR index of an element address of a buffer, of all lanes."""
+        return self._index(self.memory[name], address)
 
     def _axis(self, axis: Axis) -> Value:
         if axis.extent == 1:
@@ -114,7 +128,13 @@ class Lanes:
         return (stored ^ tirx.const(128, "uint8")).astype(_like("int8", stored))
 
     def _stored(self, load: Load) -> Value:
+        """The elements as they lie in memory."""
         memory = self.memory[load.buffer]
+        code = code_of_lookup(load) if self.machine.permutes_bytes else None
+        if code is not None and self.lanes == _PERMUTED_BYTES:
+            value = self.value(code)
+            if lanes_of(value) == self.lanes:
+                return _permuted(memory.buffer, value)
         return tirx.BufferLoad(memory.buffer, [self._index(memory, Linear.of(load.indices[0]))])
 
     def _index(self, memory: Memory, address: Linear) -> Value:
@@ -185,9 +205,8 @@ def spread(value: Value, lanes: int) -> Value:
     return value if lanes_of(value) == lanes else tirx.Broadcast(value, _int(lanes))
 
 
-def _rescale(value: Value, multiplier: Value, shift: Value) -> Value:
+def _rescale(value: Value, multiplier: Value, shift: Value, lanes: int) -> Value:
     """floor(value * multiplier / 2**shift + 1/2): a widening multiply, an add and an arithmetic shift."""
-    lanes = max(map(lanes_of, (value, multiplier, shift)))
     one = tirx.const(1, "int64")
     half = one << (_wide(shift) - one)
     product = spread(_wide(value), lanes) * spread(_wide(multiplier), lanes)
@@ -197,6 +216,40 @@ def _rescale(value: Value, multiplier: Value, shift: Value) -> Value:
 def _rounded(product: Value) -> Value:
     """A product that LLVM may not contract with an addition into a fused operation, which rounds once."""
     return tirx.call_llvm_pure_intrin(_like("float32", product), "llvm.arithmetic.fence", product)
+
+
+def _permuted(table: Any, codes: Value) -> Value:
+    """table[codes + 128] for 64 codes: vpermi2b looks up 7 bits in two registers, twice, bit 7 selects."""
+    dtype = table.ty.dtype
+    lanes = _PERMUTED_BYTES
+    index = codes ^ tirx.const(-128, "int8")
+
+    def quarter(i: int) -> Value:
+        at = tirx.Ramp(_int(i * lanes), _int(1), _int(lanes))
+        return tirx.reinterpret(f"int8x{lanes}", tirx.BufferLoad(table, [at]))
+
+    low, high = (
+        tirx.call_llvm_pure_intrin(
+            f"int8x{lanes}", "llvm.x86.avx512.vpermi2var.qi.512", quarter(i), index, quarter(i + 1)
+        )
+        for i in (0, 2)
+    )
+    chosen = tirx.Select(codes < spread(tirx.const(0, "int8"), lanes), low, high)
+    return chosen.astype(_lanes(str(dtype), lanes))
+
+
+def _rescale_pairs(value: Value, multiplier: Value, shift: Value, lanes: int) -> Value:
+    """`_rescale` for AVX-512, whose widening multiply takes the even lanes: those and the odd ones apart."""
+    one, word = tirx.const(1, "int64"), tirx.const(32, "int64")
+    pairs = [tirx.reinterpret(f"int64x{lanes // 2}", spread(x, lanes)) for x in (value, multiplier, shift)]
+
+    def rescaled(v: Value, m: Value, s: Value) -> Value:
+        return (v * m + (one << (s - one))) >> s
+
+    even = rescaled(*((p << word) >> word for p in pairs))
+    odd = rescaled(*(p >> word for p in pairs))
+    mixed = (even & tirx.const(0xFFFFFFFF, "int64")) | (odd << word)
+    return tirx.reinterpret(f"int32x{lanes}", mixed)
 
 
 def _wide(value: Value) -> Value:

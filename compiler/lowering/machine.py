@@ -41,3 +41,12 @@ class CpuMachine:
     def lanes(self) -> int:
         """int32 lanes of a register."""
         return self.vector_bits // 32
+
+    @property
+    def is_x86(self) -> bool:
+        return self.dot not in (DotProduct.SDOT, DotProduct.SMLAL)
+
+    @property
+    def permutes_bytes(self) -> bool:
+        """Whether one instruction looks bytes up in two registers of 64 (vpermi2b)."""
+        return "avx512vbmi" in self.required_features

@@ -8,6 +8,9 @@ from math import prod
 from compiler.loops.expression import Axis
 from compiler.loops.nest import Part
 
+# Lanes and rows of the square blocks that transposing walks in.
+BLOCK = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
@@ -26,6 +29,8 @@ class TiledPart:
     own; else every stage is computed for a vector of inner indices at a time.
     vectors: how each nest walks: of axis `inner` where there is one, else of an axis of its own; None:
         one element at a time.
+    across: a shared axis that is loaded in vectors where `inner` is only stored in them. Blocks of it
+        are rows too, the last of all; each is transposed in registers.
     """
 
     part: Part
@@ -33,10 +38,12 @@ class TiledPart:
     rows: int
     chunk: int
     vectors: tuple[Vectors | None, ...]
+    across: Axis | None = None
 
     @property
     def row_axes(self) -> tuple[Axis, ...]:
-        return self.part.shared if self.inner is None else self.part.shared[:-1]
+        axes = tuple(a for a in self.part.shared if a not in (self.inner, self.across))
+        return axes if self.across is None else (*axes, Axis("block", -(-self.across.extent // BLOCK)))
 
     @property
     def row_count(self) -> int:

@@ -101,20 +101,24 @@ class OnnxNode:
         return value
 
     def integer(self, name: str, default: int | None = None) -> int:
-        return int(self._attribute(name, default))
+        return int(self._attribute(name, default, int))
 
     def number(self, name: str, default: float | None = None) -> float:
-        return float(self._attribute(name, default))
+        return float(self._attribute(name, default, float, int))
 
     def text(self, name: str, default: str | None = None) -> str:
-        return str(self._attribute(name, default))
+        return str(self._attribute(name, default, str))
 
     def tuple_of(self, name: str, default: Sequence[int] | None = None) -> tuple[int, ...]:
-        found = cast("Sequence[int]", self._attribute(name, default))
+        found = cast("Sequence[int]", self._attribute(name, default, list, tuple))
         return tuple(int(x) for x in found)
 
-    def _attribute(self, name: str, default: Any) -> Any:
-        found = self.attributes.get(name, default)
-        if found is None:
+    def _attribute(self, name: str, default: Any, *kinds: type) -> Any:
+        found = self.attributes.get(name)
+        if found is None and default is None:
             raise self.error(f'attribute "{name}" is missing')
+        if found is None:
+            return default
+        if not isinstance(found, kinds):
+            raise self.error(f'attribute "{name}" is of type {type(found).__name__}, not {kinds[0].__name__}')
         return found

@@ -234,7 +234,8 @@ def import_space_to_depth(node: OnnxNode) -> Results:
     if h % block or w % block:
         raise node.error(f"{h} x {w} does not divide into blocks of {block} x {block}")
     x = node.emit(Reshape((n, h // block, block, w // block, block, channels)), x)
-    x = node.emit(Transpose((0, 1, 3, 2, 4, 5)), x)
+    order = (0, 1, 3, 5, 2, 4) if node.text("mode", "DCR") == "CRD" else (0, 1, 3, 2, 4, 5)
+    x = node.emit(Transpose(order), x)
     shape = (n, h // block, w // block, block * block * channels)
     return [channels_first(node, _reshaped(node, x, shape))]
 
