@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -10,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compiler.lowering.machine import CpuMachine
-from schedules.machines import MACHINES, family_here, host_machine, runs_here
+from compiler.lowering.machine import CpuMachine, DotProduct
+from schedules.machines import APPLE_M1, MACHINES, family_here, host_machine, runs_here
 
 if TYPE_CHECKING:
     from compiler.driver import Progress
@@ -33,10 +32,12 @@ class CpuTarget:
 
     @property
     def description(self) -> str:
-        """`avx512vnni: vpdpbusd, 512-bit vectors`."""
-        m = self.machine
-        system = "" if self.triple is None else f", {self.triple}"
-        return f"{m.name}: {m.dot.value} products, {m.vector_bits}-bit vectors{system}"
+        """`avx512vnni, 512-bit vectors, vpdpbusd`."""
+        machine = self.machine
+        parts = [machine.name, f"{machine.vector_bits}-bit vectors"]
+        if machine.dot is not DotProduct.NONE:
+            parts.append(machine.dot.value)
+        return ", ".join([*parts, self.triple] if self.triple else parts)
 
     @property
     def runs_here(self) -> bool:
@@ -92,9 +93,8 @@ def targets() -> Iterator[CpuTarget]:
 
 def _triple(machine: CpuMachine) -> str | None:
     """Where a machine of another architecture than this computer's is at home."""
-    triple = dict(machine.target).get("mtriple")
-    if triple is None:
-        return None if platform.machine().lower() in ("x86_64", "amd64") else "x86_64-linux-gnu.2.17"
     if machine in family_here():
         return None
-    return "aarch64-macos" if "macos" in triple else "aarch64-linux-gnu.2.17"
+    if machine.is_x86:
+        return "x86_64-linux-gnu.2.17"
+    return "aarch64-macos" if machine is APPLE_M1 else "aarch64-linux-gnu.2.17"

@@ -14,7 +14,8 @@ def doctor_command(
 ) -> None:
     """Check the installation.
 
-    Packages, kernel compiler, linker, processor, cache and optional tools. Ends with exit code 1 where something needed is missing.
+    Packages, kernel compiler, linker, processor, cache and optional tools. Ends with exit
+    code 1 where something needed is missing.
     """
     import dataclasses
 

@@ -47,7 +47,8 @@ def inspect_command(
 ) -> None:
     """Show the layers of a model or a library.
 
-    Bits, shapes, scales, multiply-accumulates and bytes of each. With --after or --text, print the IR as text instead.
+    Bits, shapes, scales, multiply-accumulates and bytes of each. With --after or --text,
+    print the IR as text instead.
     """
     if subject.is_dir():
         _inspect_library(subject, after, text, json)

@@ -33,7 +33,8 @@ def verify_command(
 ) -> None:
     """Compare a library with the interpreter, bit for bit.
 
-    Every layer is compared, on every sample. Ends with exit code 1 and the first layer that differs where they are not equal.
+    Every layer is compared, on every sample. Ends with exit code 1, and names
+    the first layer that differs, where they are not equal.
     """
     from bitloom.verification import read_graph, verdict_lines, verify
 
