@@ -50,7 +50,7 @@ class LoopsPlan:
     def parts(self) -> tuple[TiledPart, ...]:
         return tuple(tiled(part, self.machine, self.config) for part in take_apart(self.form))
 
-    @cached_property
+    @property
     def symbol(self) -> str:
         digest = structural_digest(self.form, self.machine, self.config)
         return f"{_type_prefix(self.form)}_{self.form.name}_{self.lanes}_{self.machine.name}_{digest[:8]}"

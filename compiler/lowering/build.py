@@ -44,11 +44,13 @@ def map_stmt(s: Stmt, visit: Callable[[Stmt], Stmt]) -> Stmt:
 
 def _keep_on_stack(s: Stmt) -> Stmt:
     """Local buffers of 1 KB and more stay stack arrays, which LLVM can promote to registers."""
-    if isinstance(s, AllocBuffer) and s.buffer.ty.storage_scope == "local":
-        return AllocBuffer(
-            s.buffer, {**dict(s.annotations), "disable_lower_builtin": tirx.const(True, "bool")}
-        )
-    return s
+    if not isinstance(s, AllocBuffer):
+        return s
+    allocation: Any = s
+    if allocation.buffer.ty.storage_scope != "local":
+        return s
+    annotations = {**dict(allocation.annotations), "disable_lower_builtin": tirx.const(True, "bool")}
+    return AllocBuffer(allocation.buffer, annotations)
 
 
 class _RangeOfTiles:
@@ -96,9 +98,11 @@ def _plain_function(f: Any) -> Any:
     return tirx.PrimFunc([*parameters, begin, end], sequence, ir.PrimType("int32"), f.attrs)
 
 
-@tvm.transform.module_pass(opt_level=0, name="PlainFunctions")
-def _plain_functions(mod: Any, _context: Any) -> Any:
+def _make_plain(mod: Any, _context: Any) -> Any:
     return tvm.IRModule({gv: _plain_function(f) for gv, f in mod.functions.items()}, attrs=mod.attrs)
+
+
+_plain_functions: Any = tvm.transform.module_pass(_make_plain, opt_level=0, name="PlainFunctions")
 
 
 def _passes(target: Any) -> Any:

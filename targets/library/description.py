@@ -33,7 +33,7 @@ class DType(Enum):
 
 
 class CpuFeature(Enum):
-    """An instruction set that kernels need, spelt as in Linux's /proc/cpuinfo; `bitloom_cpu.h` tests for it."""
+    """An instruction set that kernels need, spelt as in /proc/cpuinfo; `bitloom_cpu.h` tests for it."""
 
     SSE4_1 = "sse4_1"
     SSE4_2 = "sse4_2"

@@ -51,8 +51,8 @@ def emit_library(
     """Links `objects` (the kernels) and the description into `out_dir`, made if need be; other files in it
     stay.
 
-    `extra` is added to the manifest; `attachments` are more files, by name. Raises LibraryError if the tools or the file system refuse; `out_dir` is
-    then as it was before.
+    `extra` is added to the manifest; `attachments` are more files, by name. Raises LibraryError if the tools
+    or the file system refuse; `out_dir` is then as it was before.
     """
     try:
         with _staging(out_dir) as staging:
