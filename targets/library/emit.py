@@ -98,8 +98,14 @@ class LibrarySources:
         (folder / f"{name}.h").write_text(self.header)
         (folder / f"{name}.c").write_text(self.source)
         (folder / f"{name}_constants.S").write_text(self.constants)
-        (folder / f"{name}_constants.bin").write_bytes(constants)
+        (folder / blob_name(constants)).write_bytes(constants)
         return [folder / f"{name}.c", folder / f"{name}_constants.S"]
+
+
+def blob_name(constants: bytes) -> str:
+    """The blob's file. Its name says its contents: zig caches compiled assembly by its text and does not
+    look at what the text includes, so that other constants under one name would be those of yesterday."""
+    return f"constants_{hashlib.sha256(constants).hexdigest()[:32]}.bin"
 
 
 def library_sources(
@@ -125,7 +131,7 @@ def library_sources(
     return LibrarySources(
         header(description),
         source(description, build),
-        constants_assembly(name, f"{name}_constants.bin"),
+        constants_assembly(name, blob_name(description.constants)),
         manifest_text(record | {"build": build}),
     )
 
