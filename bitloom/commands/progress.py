@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from compiler.driver import Progress
 
 _SECONDS_BETWEEN_LINES = 2.0
+_FEWEST_TO_ESTIMATE = 3
 
 
 @dataclass(slots=True)
@@ -41,8 +42,9 @@ class Stages:
         return True
 
     def remaining(self, done: int, total: int) -> float | None:
-        """Seconds left at the pace of this stage so far; None before the first piece is done."""
-        if done <= self.already or done >= total:
+        """Seconds left at the pace of this stage so far; None while that says little: workers take a while
+        to start."""
+        if done - self.already < _FEWEST_TO_ESTIMATE or done >= total:
             return None
         return (self.clock() - self.began) / (done - self.already) * (total - done)
 
