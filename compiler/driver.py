@@ -28,7 +28,15 @@ from compiler.quantize.quantize_graph import WeightWidths, quantize_graph, weigh
 from compiler.quantize.sensitivity import measure_sensitivity, spread_samples
 from compiler.quantize.types import activation_types
 
-Progress = Callable[[str], None]
+
+class Progress(Protocol):
+    """Told what goes on. done, total: of a stage whose pieces are counted; total is 0 otherwise."""
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0, /) -> None: ...
+
+
+def no_progress(_stage: str, _done: int = 0, _total: int = 0, /) -> None:
+    """A `Progress` that tells nobody."""
 
 
 class Target(Protocol):
@@ -36,6 +44,16 @@ class Target(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def description(self) -> str:
+        """The machine and its instruction set, in a few words."""
+        ...
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this computer can run its libraries."""
+        ...
 
     @property
     def digest(self) -> str:
@@ -125,7 +143,7 @@ def quantize_imported(
     samples: Sequence[Sample],
     options: QuantizeOptions,
     watch: Watch = ignore_stages,
-    progress: Progress = lambda _text: None,
+    progress: Progress = no_progress,
 ) -> Compilation:
     """Calibrates on `samples` and quantizes.
 
