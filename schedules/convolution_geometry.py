@@ -44,6 +44,10 @@ def dot_shape(form: Convolution, machine: CpuMachine) -> DotShape:
             return DotShape(DotProduct.PMADDWD, 2, "int16")
         case DotProduct.SDOT if stored == "int8":
             return DotShape(DotProduct.SDOT, 4, "int8")
+        case DotProduct.SMMLA if stored == "int8":
+            return DotShape(DotProduct.SMMLA, 8, "int8")
+        case DotProduct.SMLAL if stored == "int8":
+            return DotShape(DotProduct.SMLAL, 16, "int8")
         case _:
             return DotShape(DotProduct.NONE, 1, stored)
 

@@ -29,7 +29,7 @@ from schedules.intrinsics import (
     tir,
     tirx,
 )
-from schedules.intrinsics_arm import NeonInstructions, SignedDot
+from schedules.intrinsics_arm import NeonInstructions, SignedDot, SignedMatrix, WideningDot
 from schedules.intrinsics_x86 import ByteDot, WordDot
 
 
@@ -42,7 +42,11 @@ def instructions(plan: ConvolutionPlan) -> PlainInstructions:
             return WordDot(fused=native is DotProduct.VNNI)
         case DotProduct.SDOT, _:
             return SignedDot()
-        case _, DotProduct.SDOT | DotProduct.SMLAL:
+        case DotProduct.SMMLA, _:
+            return SignedMatrix()
+        case DotProduct.SMLAL, _:
+            return WideningDot()
+        case _, DotProduct.SDOT | DotProduct.SMMLA | DotProduct.SMLAL:
             return NeonInstructions()
         case _:
             return PlainInstructions()
@@ -144,17 +148,17 @@ class _MicroTile:
         self.vectors = self.plan.tail_vectors if ragged else share.config.vectors
         self.lanes = share.config.lanes
         self.pixels = [(i, j) for i in range(share.config.rows) for j in range(columns)]
+        together = self.code.pixels
+        # A group that lacks pixels has its last one twice.
+        last = len(self.pixels) - 1
+        self.pixel_groups = [
+            [min(first + i, last) for i in range(together)] for first in range(0, last + 1, together)
+        ]
         per_group = self.plan.panels_per_group
         self.group, self.group_panel = panel // per_group, panel % per_group
 
     def emit(self) -> None:
-        count = len(self.pixels) * self.vectors * self.lanes
-        self.accumulators = tir.alloc_buffer((count,), "int32", scope="local")
-        bias = [tir.Bind(self._channel(ChannelField.BIAS, v)) for v in range(self.vectors)]
-        for p in range(len(self.pixels)):
-            for v in range(self.vectors):
-                self._set(p, v, bias[v])
-        self._accumulate()
+        self._sum_up()
         if self.g.form.requantizes:
             self._move_left()
             self._store_codes()
@@ -162,6 +166,33 @@ class _MicroTile:
             for p in range(len(self.pixels)):
                 for v in range(self.vectors):
                     self._store(p, v, 1, self._get(p, v), "int32")
+
+    def _sum_up(self) -> None:
+        """The accumulators of all pixels and vectors of channels."""
+        code, lanes, vectors = self.code, self.lanes, self.vectors
+        count = len(self.pixel_groups) * vectors * code.registers * lanes
+        self.sums = tir.alloc_buffer((count,), "int32", scope="local")
+        for v in range(vectors):
+            start = [tir.Bind(s) for s in code.start(tir.Bind(self._channel(ChannelField.BIAS, v)), lanes)]
+            for group in range(len(self.pixel_groups)):
+                for r, value in enumerate(start):
+                    store(self.sums, self._sum_slot(group, v, r), value, lanes)
+        self._accumulate()
+        if code.registers == code.pixels == 1:
+            self.accumulators = self.sums
+            return
+        self.accumulators = tir.alloc_buffer((len(self.pixels) * vectors * lanes,), "int32", scope="local")
+        for group, pixels in enumerate(self.pixel_groups):
+            for v in range(vectors):
+                sums = [self._sum(group, v, r) for r in range(code.registers)]
+                for p, value in dict(zip(pixels, code.fold(sums, lanes), strict=True)).items():
+                    self._set(p, v, value)
+
+    def _sum_slot(self, group: int, v: int, register: int) -> int:
+        return ((group * self.vectors + v) * self.code.registers + register) * self.lanes
+
+    def _sum(self, group: int, v: int, register: int) -> Expr:
+        return load(self.sums, self._sum_slot(group, v, register), "int32", self.lanes)
 
     def _slot(self, p: int, v: int) -> int:
         return (p * self.vectors + v) * self.lanes
@@ -183,7 +214,7 @@ class _MicroTile:
         base, weights = tir.Bind(self._first_activation()), self._first_weight()
         segment_bytes = step_groups * self.vectors * self.plan.vector_bytes
         # A last group that is short or needs its surplus products masked is peeled off.
-        peeled = form.weight.bits < 8 and g.run % (g.dot.products * g.fields) != 0
+        peeled = form.weight.bits < 8 and g.run % (g.dot.products * g.fields) != 0 or self._ends_in_half
         rounds = (step_groups - int(peeled)) // unroll
         with tir.serial(0, g.segment_rows) as i, tir.serial(0, g.segment_columns) as j:
             origin = base + i * form.dilation[0] * share.row_pitch + j * form.dilation[1] * g.pixel_pitch
@@ -192,6 +223,10 @@ class _MicroTile:
                 with tir.serial(0, rounds) as r:
                     self._groups(origin, segment, r * unroll, unroll)
             self._groups(origin, segment, rounds * unroll, step_groups - rounds * unroll, peeled)
+
+    @property
+    def _ends_in_half(self) -> bool:
+        return self.code.halves and 0 < self.g.run % self.g.dot.products <= self.g.dot.products // 2
 
     def _first_activation(self) -> Expr:
         """Offset in the source of the first activation of the micro-tile's first pixel."""
@@ -211,19 +246,29 @@ class _MicroTile:
         weight = self.share.operands["weight"]
         for group in range(count):
             offset = segment + (first + group) * (self.vectors * size)
-            packed = [tir.Bind(load(weight, offset + v * size, "int8", size)) for v in range(self.vectors)]
+            part = size // self.code.registers
+            packed = [
+                tir.Bind(load(weight, offset + r * part, "int8", part))
+                for r in range(self.vectors * self.code.registers)
+            ]
             ends = peeled and group == count - 1
             fields = g.steps - (g.step_groups - 1) * g.fields if ends else g.fields
             for field in range(fields):
                 surplus = -g.run % products if ends and field == fields - 1 else 0
                 weights = [tir.Bind(self._unpacked(w, field, surplus)) for w in packed]
-                self._step(activations, group * g.fields + field, weights)
+                half = ends and field == fields - 1 and self._ends_in_half
+                self._step(activations, group * g.fields + field, weights, half)
 
-    def _step(self, activations: Expr, step: int, weights: list[Expr]) -> None:
-        for p, offset in enumerate(self._pixel_offsets()):
-            a = tir.Bind(self.code.spread(self.share.source, activations + offset, step, self.lanes))
-            for v, w in enumerate(weights):
-                self._set(p, v, self.code.accumulate(self._get(p, v), a, w, self.lanes))
+    def _step(self, activations: Expr, step: int, weights: list[Expr], half: bool) -> None:
+        code, source, lanes = self.code, self.share.source, self.lanes
+        offsets = self._pixel_offsets()
+        add = code.accumulate_half if half else code.accumulate
+        for group, pixels in enumerate(self.pixel_groups):
+            a = tir.Bind(code.gather(source, [activations + offsets[p] for p in pixels], step, lanes))
+            for i, w in enumerate(weights):
+                v, r = divmod(i, code.registers)
+                value = add(self._sum(group, v, r), a, w, lanes)
+                store(self.sums, self._sum_slot(group, v, r), value, lanes)
 
     def _pixel_offsets(self) -> list[int]:
         stride, pitch = self.g.stride, self.g.pixel_pitch
@@ -234,7 +279,7 @@ class _MicroTile:
 
         Only binary weights need that: every other width has a code for 0.
         """
-        element, n = self.g.form.weight, self.plan.vector_bytes
+        element, n = self.g.form.weight, self.plan.vector_bytes // self.code.registers
         if element.bits == 8:
             return packed
         unsigned = tirx.shift_right(
@@ -246,9 +291,9 @@ class _MicroTile:
         signs = code + code - constant(1, "int8", n)
         if not surplus:
             return signs
-        word = f"int{8 * self.g.dot.products}"
-        mask = constant((1 << 8 * (self.g.dot.products - surplus)) - 1, word, self.lanes)
-        return reinterpret(f"int8x{n}", reinterpret(f"{word}x{self.lanes}", signs) & mask)
+        kept = [int(i % self.g.dot.products < self.g.dot.products - surplus) for i in range(n)]
+        nothing_or_all = [constant(value, "int8", n) for value in (0, -1)]
+        return signs & tirx.Shuffle(nothing_or_all, [n * k for k in kept])
 
     def _parameter(self, field: Parameter) -> Expr:
         return self.share.operands["parameters"][int(field)]
