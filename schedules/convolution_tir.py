@@ -299,15 +299,13 @@ class _MicroTile:
         return self.share.operands["parameters"][int(field)]
 
     def _move_left(self) -> None:
-        """Factors of 1/4 and more: a uniform branch, never taken in most layers."""
+        """Large factors: a uniform branch, never taken in most layers."""
         with tir.If(self._parameter(Parameter.MOVES_LEFT) != 0), tir.Then():
             for v in range(self.vectors):
                 limit = tir.Bind(self._channel(ChannelField.LIMIT, v))
                 left = tir.Bind(self._channel(ChannelField.LEFT, v))
-                lowest = constant(-1, "int32", self.lanes) - limit
                 for p in range(len(self.pixels)):
-                    clamped = tirx.max(tirx.min(self._get(p, v), limit), lowest)
-                    self._set(p, v, tirx.shift_left(clamped, left))
+                    self._set(p, v, self.code.move_left(self._get(p, v), limit, left, self.lanes))
 
     def _store_codes(self) -> None:
         """Rescales and narrows vectors pixel by pixel, so that a pixel's neighbouring channels meet."""

@@ -32,9 +32,9 @@ from compiler.numerics.element import Array, ElementType
 VECTORS = 4  # accumulator vectors of a channel group: what two rounds of interleaving bytes make of one
 FACTORS = 5  # int32 vectors that rescaling needs: see `_pack_rescale`
 BLOCK_COLUMNS = 32
-SHIFT = 33  # least shift that rescaling by high halves takes
 MAX_ROWS = 8
 MAX_COLUMNS = 8
+ARM_COLUMNS = 5  # more results of 4 vectors leave no register for constants
 TILE_MACS = 400_000  # 5 to 10 microseconds of work at the speeds seen
 
 
@@ -81,7 +81,7 @@ class DepthwiseLayout:
         match self.machine.dot:
             case DotProduct.VNNI:
                 return 4 if narrow else 2
-            case DotProduct.SDOT:
+            case DotProduct.SDOT | DotProduct.SMMLA:
                 return 4 if narrow else 1
             case DotProduct.PMADDWD:
                 return 2 if not narrow or self.machine.activation_offset else 1
@@ -220,6 +220,16 @@ class DepthwiseLayout:
         return self.machine.dot in (DotProduct.VNNI, DotProduct.PMADDWD)
 
     @cached_property
+    def least_shift(self) -> int:
+        """The least shift that rescaling by high halves takes; SQDMULH keeps one bit more."""
+        return 33 if self.machine.is_x86 else 32
+
+    @cached_property
+    def keeps_words(self) -> bool:
+        """Whether a tile's results stay in registers until they are narrowed: Arm has 32 of 4 lanes."""
+        return not self.machine.is_x86
+
+    @cached_property
     def packs_bytes(self) -> bool:
         """Whether the saturating packs of x86 undo `channel_order`."""
         return self.output_dtype == self.input_dtype == "uint8" and self.is_x86
@@ -283,7 +293,7 @@ class DepthwisePlan:
         }
         scale_up = 0
         if f.requantizes:
-            scale_up = int(np.any(np.asarray(constants["shift"]) < SHIFT))
+            scale_up = int(np.any(np.asarray(constants["shift"]) < layout.least_shift))
             factors = np.asarray(constants["multiplier"], np.int64), np.asarray(constants["shift"], np.int64)
             packed["rescale"] = np.concatenate([_pack_rescale(layout, g, *factors) for g in layout.groups])
         parameters = [stored_zero, zp_out + stored, low + stored, high + stored, scale_up]
@@ -324,10 +334,14 @@ def _pack_rescale(layout: DepthwiseLayout, group: ChannelGroup, multiplier: Arra
     A smaller shift is raised to 33, and the accumulator, clamped to +-limit, is multiplied by 2**scale_up
     before: with limit = 2**(31 - scale_up) - 1, a larger accumulator's result is 2**27 or more, beyond every
     code. Below shift 8 every accumulator but 0 is beyond every code, so that 8 does as well.
+    On Arm 32 takes the place of 33, SQSHL that of the clamp, and shift is negative for SRSHL.
     """
-    scale_up = np.maximum(0, SHIFT - np.maximum(shift, 8))
-    raised = np.maximum(shift, SHIFT)
-    factors = [multiplier, np.int64(1) << (raised - SHIFT), raised - 32, (1 << (31 - scale_up)) - 1, scale_up]
+    least = layout.least_shift
+    scale_up = np.maximum(0, least - np.maximum(shift, 8))
+    raised = np.maximum(shift, least)
+    right = raised - (least - 1)
+    signed = right if layout.machine.is_x86 else -right
+    factors = [multiplier, np.int64(1) << (right - 1), signed, (1 << (31 - scale_up)) - 1, scale_up]
     return np.moveaxis(_lanes(layout, group, np.stack(factors)), 0, 1).ravel().astype(np.int32)
 
 
@@ -359,10 +373,11 @@ def _lane_choices(machine: CpuMachine) -> tuple[int, ...]:
 def default_config(form: Convolution, machine: CpuMachine) -> DepthwiseConfig:
     """Widest vectors that the channels fill; rows and columns of least `_cost`; bands for `TILE_MACS`."""
     lanes = max(n for n in _lane_choices(machine) if n == 4 or VECTORS * n // 2 < form.out_channels)
+    widest = MAX_COLUMNS if machine.is_x86 else ARM_COLUMNS
     shapes = [
         (r, c)
         for r in range(1, min(4, form.out_height) + 1)
-        for c in range(1, min(MAX_COLUMNS, form.out_width) + 1)
+        for c in range(1, min(widest, form.out_width) + 1)
     ]
     rows, columns = min(shapes, key=lambda s: _cost(form, machine, lanes, *s))
     per_band = rows * form.out_width * form.out_channels * form.kernel_height * form.kernel_width
@@ -375,6 +390,8 @@ def _cost(form: Convolution, machine: CpuMachine, lanes: int, rows: int, columns
     tiles overlap), loads of constants per tile of columns, and gathering per band. Fitted to measurements on
     one AVX512-VNNI core."""
     layout = DepthwiseLayout(form, machine, DepthwiseConfig(lanes=lanes, rows=rows, columns=columns, bands=1))
+    if layout.keeps_words:
+        return _arm_instructions(layout) / (form.out_height * form.out_width)
     tiles = -(-form.out_width // columns)
     dots = [len(s) for s in layout.steps]
     per_row = sum(tiles * (columns * (d + 10) + d / 2 + 3 + max(0, columns - 7) * 8) for d in dots)
@@ -382,6 +399,22 @@ def _cost(form: Convolution, machine: CpuMachine, lanes: int, rows: int, columns
     if layout.band_bytes > machine.l1_bytes // 2:
         gather *= 1.5  # the band falls out of the first cache between writing and reading
     return layout.bands * (per_row + gather) / (form.out_height * form.out_width)
+
+
+def _arm_instructions(layout: DepthwiseLayout) -> float:
+    """Instructions per image and channel group. Constants and columns come into registers once per tile."""
+    f, columns = layout.form, layout.config.columns
+    span = (columns - 1) * f.stride[1] + (f.kernel_width - 1) * f.dilation[1] + 1
+    bytes_of_column = VECTORS * layout.config.lanes * layout.lane_bytes
+    per_row = 0.0
+    for steps in layout.steps:
+        used = len(steps) // f.kernel_width
+        loads = (span * used + len(steps)) * bytes_of_column / 16 + 3 * VECTORS / 2
+        per_column = VECTORS * (len(steps) + 3) + 11
+        per_row += loads + columns * per_column + 10
+    tiles = -(-f.out_width // columns)
+    gather = 6 + layout.row_groups * (19 if layout.depth == 4 else 8)
+    return layout.bands * (tiles * per_row + layout.band_columns * gather)
 
 
 def candidate_configs(form: Convolution, machine: CpuMachine) -> Iterator[DepthwiseConfig]:

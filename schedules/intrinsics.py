@@ -85,6 +85,11 @@ class PlainInstructions:
         """The same for a step whose second half of products is zero."""
         return self.accumulate(accumulator, activations, weights, lanes)
 
+    def move_left(self, a: Expr, limit: Expr, left: Expr, lanes: int) -> Expr:
+        """a << left; where a lies outside [~limit, limit], any number as far out or farther on its side."""
+        lowest = constant(-1, "int32", lanes) - limit
+        return tirx.shift_left(tirx.max(tirx.min(a, limit), lowest), left)
+
     def rescale(self, a: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int) -> Expr:
         """((a * multiplier >> 32) + rounding) >> shift, exactly; rounding = 2**(shift - 1)."""
         product = cast("int64", lanes, a) * cast("int64", lanes, multiplier)

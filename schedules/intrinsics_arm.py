@@ -32,11 +32,13 @@ class NeonInstructions(PlainInstructions):
         lowest, highest = (broadcast(tirx.Cast(dtype, bound), 16) for bound in (low, high))
         return tirx.max(tirx.min(codes, highest), lowest)
 
+    def move_left(self, a: Expr, limit: Expr, left: Expr, lanes: int) -> Expr:
+        return _intrinsic("int32x4", "llvm.aarch64.neon.sqshl.v4i32", a, left)
+
     def rescale(self, a: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int) -> Expr:
-        """SQDMULH keeps one bit more than the high half, SRSHL rounds it off: the same nested floor."""
+        """SQDMULH keeps one bit more than the high half, SRSHL rounds: shift is -(bits to the right)."""
         high = _intrinsic("int32x4", "llvm.aarch64.neon.sqdmulh.v4i32", a, multiplier)
-        right = constant(-1, "int32", lanes) - shift
-        return _intrinsic("int32x4", "llvm.aarch64.neon.srshl.v4i32", high, right)
+        return _intrinsic("int32x4", "llvm.aarch64.neon.srshl.v4i32", high, shift)
 
 
 class SignedDot(NeonInstructions):
