@@ -214,7 +214,7 @@ class _MicroTile:
         base, weights = tir.Bind(self._first_activation()), self._first_weight()
         segment_bytes = step_groups * self.vectors * self.plan.vector_bytes
         # A last group that is short or needs its surplus products masked is peeled off.
-        peeled = form.weight.bits < 8 and g.run % (g.dot.products * g.fields) != 0 or self._ends_in_half
+        peeled = (form.weight.bits < 8 and g.run % (g.dot.products * g.fields) != 0) or self._ends_in_half
         rounds = (step_groups - int(peeled)) // unroll
         with tir.serial(0, g.segment_rows) as i, tir.serial(0, g.segment_columns) as j:
             origin = base + i * form.dilation[0] * share.row_pitch + j * form.dilation[1] * g.pixel_pitch

@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
 
-from schedules.depthwise import FACTORS, VECTORS, ChannelGroup, DepthwiseLayout
+from schedules.depthwise_layout import FACTORS, VECTORS, ChannelGroup, DepthwiseLayout
 from schedules.depthwise_vectors import (
     Factors,
     Vector,
@@ -211,21 +211,27 @@ class _Kernel:
                 index = weights + (s * VECTORS + pair) * size
                 taps = emit.bind(self.weight.vload([index], f"{layout.weight_dtype}x{2 * size}"))
                 for c in columns:
-                    x = self._band_pair(at.group, first + (c * f.stride[1] + kw * f.dilation[1]), row_group, pair)
+                    x = self._band_pair(
+                        at.group, first + (c * f.stride[1] + kw * f.dilation[1]), row_group, pair
+                    )
                     for i, half in enumerate((range(size), range(size, 2 * size))):
                         operands = shuffle([x], half), shuffle([taps], half)
                         values[i][c] = dot(layout, lanes, values[i][c], *operands)
             for c in columns:
                 for constant, value in zip(constants, values, strict=True):
                     factors = constant.factors
-                    word = value[c] if factors is None else rescale(layout, lanes, value[c], factors, scale_up)
+                    word = (
+                        value[c] if factors is None else rescale(layout, lanes, value[c], factors, scale_up)
+                    )
                     words[c].append(emit.bind(word))
         return words
 
     def _band_pair(self, group: ChannelGroup, column: Index, row_group: int, v: int) -> Vector:
         layout, size = self.layout, 2 * group.lanes * self.layout.depth
         index = self._band_byte(group, column, row_group, v)
-        return emit.bind(self._load_bytes(index, f"{layout.band_dtype}x{size}", 2 * group.lanes * layout.lane_bytes))
+        return emit.bind(
+            self._load_bytes(index, f"{layout.band_dtype}x{size}", 2 * group.lanes * layout.lane_bytes)
+        )
 
     def _row_in_blocks(self, at: _Place, row: int, weights: Index, pixel: Index) -> None:
         """A row in blocks of columns: vector by vector, then narrowed together."""
@@ -255,9 +261,7 @@ class _Kernel:
             with emit.serial(0, count) as i:
                 self._accumulate(at, row, v, self._column(tile + i), i, constants, scale_up)
 
-    def _constants(
-        self, at: _Place, row: int, weights: Index, v: Index, *, taps: bool = True
-    ) -> _Constants:
+    def _constants(self, at: _Place, row: int, weights: Index, v: Index, *, taps: bool = True) -> _Constants:
         """taps: whether the weights are wanted as well."""
         layout, lanes = self.layout, at.group.lanes
         size = lanes * layout.depth

@@ -17,7 +17,7 @@ from tvm.target.codegen import llvm_lookup_intrinsic_id
 
 from compiler.lowering.machine import DotProduct
 from compiler.numerics.element import ElementType
-from schedules.depthwise import VECTORS, DepthwiseLayout
+from schedules.depthwise_layout import VECTORS, DepthwiseLayout
 
 Vector = Any  # TVM's expressions carry no types
 tirx: Any = tvm.tirx  # and its annotations forbid the Python integers that its functions take

@@ -50,8 +50,8 @@ class PlainInstructions:
     """Any machine: one product per step, widened to int32; LLVM finds the multiplies that it can."""
 
     products = 1
-    # Output pixels whose sums one accumulator register holds, and registers of weights in a vector of channels:
-    # there is an accumulator for each group of `pixels` pixels and each register of weights.
+    # Output pixels whose sums one accumulator holds, and registers of weights in a vector of channels: there
+    # is an accumulator for each group of `pixels` pixels and each register of weights.
     pixels = 1
     registers = 1
     # Whether a step can stop after half of its products.

@@ -58,8 +58,8 @@ class SignedDot(NeonInstructions):
 
 
 class SignedMatrix(NeonInstructions):
-    """SMMLA: a register of activations is eight products of two pixels, one of weights of two channels, and an
-    accumulator holds [pixel, channel]."""
+    """SMMLA: a register of activations is eight products of two pixels, one of weights of two channels, and
+    an accumulator holds [pixel, channel]."""
 
     products = 8
     pixels = 2
