@@ -12,12 +12,12 @@ _TRIPLE = "aarch64-linux-gnu"
 # Kernels have no atomics, half floats, ciphers or system calls: whatever else a core implies is not required.
 FEATURES: Mapping[str, str] = {
     "neon": "asimd",
-    "rdm": "asimdrdm",
     "dotprod": "asimddp",
+    "rdm": "asimdrdm",
     "i8mm": "i8mm",
 }
 _V8 = ("asimd",)
-_V8_2 = ("asimd", "asimdrdm", "asimddp")
+_V8_2 = ("asimd", "asimddp", "asimdrdm")
 _V9 = (*_V8_2, "i8mm")
 _SMLAL, _SDOT = DotProduct.SMLAL, DotProduct.SDOT
 

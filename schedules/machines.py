@@ -117,7 +117,8 @@ APPLE_M1 = CpuMachine(
 )
 # Best first: the host is the first whose features it has.
 _X86 = (AVX512_VNNI, AVX512_VNNI_ICELAKE, AVX512_VNNI_CASCADELAKE, AVX_VNNI, AVX2_ZEN3, AVX2, X86_64)
-MACHINES = (*_X86, APPLE_M1, *ARM_MACHINES.values())
+COMPUTERS = (*_X86, APPLE_M1)
+MACHINES = (*COMPUTERS, *ARM_MACHINES.values())
 
 
 def machine_named(name: str) -> CpuMachine:

@@ -21,7 +21,7 @@ from compiler.lowering.storage import Place, StorageBuffer, dense_strides
 from compiler.numerics.element import ElementType
 from compiler.ops.edge import Dequantize, Quantize
 from schedules.cpu import plan_kernel
-from schedules.machines import MACHINES, host_machine
+from schedules.machines import COMPUTERS, host_machine
 from targets.library.description import (
     Arena,
     Constant,
@@ -67,6 +67,7 @@ class CpuTarget:
         progress: Callable[[str], None],
     ) -> None:
         """The library of `program` in `out`, with more files beside it; facts go into the manifest."""
+        toolchain = Toolchain.host() if self.triple is None else Toolchain(self.triple)
         folder = Path(tempfile.mkdtemp(prefix="bitloom-"))
         try:
             objects = build_objects(
@@ -74,15 +75,15 @@ class CpuTarget:
             )
             progress("link")
             description = _Describer(program, name, self.machine).describe()
-            emit_library(description, objects, out, Toolchain.host(), facts, attachments)
+            emit_library(description, objects, out, toolchain, facts, attachments)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def targets() -> Iterator[CpuTarget]:
-    """All CPU targets: `host`, and each machine by name."""
+    """`host`, and each kind of computer by name."""
     yield CpuTarget("host", host_machine())
-    for machine in MACHINES:
+    for machine in COMPUTERS:
         yield CpuTarget(f"cpu/{machine.name}", machine)
 
 

@@ -66,6 +66,20 @@ class Toolchain:
         finally:
             names.unlink()
 
+    def link_program(
+        self,
+        source: Path,
+        objects: Sequence[Path],
+        output: Path,
+        include: Sequence[Path] = (),
+        flags: Sequence[str] = (),
+    ) -> None:
+        """Makes a static program from C and objects or archives."""
+        language = ["-std=c11", "-Wall", "-Wextra", "-Werror"]
+        folders = [f"-I{folder}" for folder in include]
+        files = [*map(str, [source, *objects]), "-o", str(output)]
+        self._run([*self._compiler(), "-O2", "-static", *language, *folders, *flags, *files])
+
     def archive(self, objects: Sequence[Path], output: Path) -> None:
         """Makes a static library; members carry no time or owner."""
         self._run([*_zig("ar"), "qcsD", str(output), *map(str, objects)])
