@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -15,6 +16,15 @@ from compiler.ir.diagnostics import BitloomError
 _SPELLINGS = "local, qemu:CPU (such as qemu:cortex-a53), ssh:USER@HOST and ssh:USER@HOST:PORT"
 _SSH_FAILED = 255
 _SIGNALLED = 128
+_OTHER_SYSTEM = 90
+
+# One connection: is it the right machine, and where does the program on standard input lie from now on?
+_INSTALL = """\
+system=$(uname -sm)
+[ "$system" = "Linux {architecture}" ] || {{ echo "$system"; exit 90; }}
+folder=$(mktemp -d) && cat >"$folder/runner" && chmod 700 "$folder/runner" && echo "$folder" && exit
+rm -rf "$folder"; exit 1
+"""
 
 
 class RunnerError(BitloomError):
@@ -117,19 +127,18 @@ class Board:
     def start(self, program: Path, architecture: str) -> None:
         if shutil.which("ssh") is None:
             raise RunnerError("there is no ssh", "Debian and Ubuntu: apt-get install openssh-client")
-        system = self._answer("uname -sm")
-        if system != f"Linux {architecture}":
-            raise RunnerError(f"{self.name} is {system}; the library is for Linux {architecture}")
-        folder = self._answer("mktemp -d")
-        if not re.fullmatch(r"/[\w./-]+", folder):
-            raise RunnerError(f"{self.name}: mktemp -d answers {folder!r}")
-        self._folder = folder
-        self._answer(f"cat > {folder}/runner && chmod 700 {folder}/runner", program.read_bytes())
+        done = self._sh(_INSTALL.format(architecture=architecture), program.read_bytes())
+        answer = _text(done.stdout)
+        if done.returncode == _OTHER_SYSTEM:
+            raise RunnerError(f"{self.name} is {answer}; the library is for Linux {architecture}")
+        if done.returncode != 0 or not re.fullmatch(r"/[\w./-]+", answer):
+            raise RunnerError(f"{self.name} does not take the program: {_text(done.stderr) or answer}")
+        self._folder = answer
 
     def execute(self, request: bytes) -> Finished:
         assert self._folder is not None
         # `exit` keeps the shell, which turns a signal into a status; ssh alone would lose it.
-        done = self._ssh(f"{self._folder}/runner; exit $?", request)
+        done = self._sh(f"{self._folder}/runner; exit $?", request)
         status = done.returncode
         signalled = status > _SIGNALLED
         return Finished(_SIGNALLED - status if signalled else status, done.stdout, _text(done.stderr))
@@ -137,17 +146,11 @@ class Board:
     def stop(self) -> None:
         folder, self._folder = self._folder, None
         if folder is not None:
-            self._answer(f"rm -rf {folder}")
+            self._sh(f"rm -rf {folder}")
 
-    def _answer(self, command: str, given: bytes = b"") -> str:
-        done = self._ssh(command, given)
-        if done.returncode != 0:
-            raise RunnerError(
-                f"{self.name}: `{command}` ended with status {done.returncode}: {_text(done.stderr)}"
-            )
-        return _text(done.stdout)
-
-    def _ssh(self, command: str, given: bytes) -> subprocess.CompletedProcess[bytes]:
+    def _sh(self, script: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Runs a script there, whatever the user's own shell is."""
+        command = f"sh -c {shlex.quote(script)}"
         done = _run(["ssh", *self._options, "--", self._host, command], given)
         if done.returncode == _SSH_FAILED:
             raise RunnerError(

@@ -1,0 +1,127 @@
+"""A model for Arm: exact on emulated cores, refused by a core that lacks what it needs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bitloom
+from bitloom.loading import LoadError, RunError
+from schedules.arm_machines import ARM_MACHINES, CORTEX_A53
+from targets import all_targets, target_named
+from targets.cpu import CpuTarget
+from targets.runners import RunnerError
+
+LETTERS = Path(__file__).parents[1] / "examples" / "letters"
+EMULATED = pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="qemu-aarch64 is not installed")
+
+Compile = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Compile:
+    @cache
+    def compile_for(target: str) -> Path:
+        out = tmp_path_factory.mktemp("letters") / "out"
+        calibration = LETTERS / "calibration.npz"
+        bitloom.compile(LETTERS / "letters.onnx", calibration=calibration, target=target, output=out)
+        return out
+
+    return compile_for
+
+
+@EMULATED
+@pytest.mark.parametrize(
+    ("target", "core"),
+    [("arm/cortex-a53", "cortex-a53"), ("arm/cortex-a53", "max"), ("arm/cortex-a76", "cortex-a76")],
+)
+def test_every_layer_is_exact_on_an_emulated_core(letters: Compile, target: str, core: str) -> None:
+    result = bitloom.verify(letters(target), samples=1, threads=2, runner=f"qemu:{core}")
+    assert result.is_exact, result.difference
+    assert result.layers > 20
+
+
+@EMULATED
+def test_a_core_without_dot_products_refuses_before_the_first_kernel(letters: Compile) -> None:
+    refused = (
+        "letters on qemu:cortex-a53: letters needs the CPU feature asimddp, which this CPU does not have"
+    )
+    with pytest.raises(LoadError, match=f"^{refused}$"):
+        bitloom.verify(letters("arm/cortex-a76"), samples=1, runner="qemu:cortex-a53")
+
+
+@EMULATED
+def test_an_emulator_tells_no_time_and_lists_its_cores(letters: Compile) -> None:
+    folder = letters("arm/cortex-a53")
+    with bitloom.load(folder, runner="qemu:cortex-a53") as model, pytest.raises(RunError, match="emulator"):
+        model.time({port.name: np.zeros(port.shape, port.dtype) for port in model.inputs})
+    with pytest.raises(RunnerError, match=r'emulates no "z80"\nhint: it emulates .*cortex-a53, .*max'):
+        bitloom.load(folder, runner="qemu:z80")
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not installed")
+@pytest.mark.parametrize(
+    ("target", "allowed"),
+    [
+        (
+            "arm/cortex-a53",
+            {"libc.so.6", "libpthread.so.0"},
+        ),  # glibc before 2.34 has threads in a file of their own
+        ("arm/cortex-a53@musl", {"libc.so"}),
+    ],
+)
+def test_the_shared_library_needs_the_c_library_alone(
+    letters: Compile, target: str, allowed: set[str]
+) -> None:
+    shared = str(letters(target) / "libletters.so")
+    read = subprocess.run(["readelf", "-W", "-h", "-d", shared], capture_output=True, text=True, check=True)
+    assert re.search(r"Machine: +AArch64", read.stdout)
+    assert set(re.findall(r"\(NEEDED\).*\[(.*)\]", read.stdout)) <= allowed
+
+
+def _arm(name: str) -> CpuTarget:
+    target = target_named(name)
+    assert isinstance(target, CpuTarget)
+    return target
+
+
+def test_the_named_cores_are_targets() -> None:
+    assert {f"arm/{name}" for name in ARM_MACHINES} <= set(all_targets())
+    assert _arm("arm/cortex-a53").machine is CORTEX_A53
+
+
+def test_a_name_may_carry_the_c_library() -> None:
+    libraries = [_arm(f"arm/cortex-a53{libc}").triple for libc in ("", "@glibc", "@musl", "@android")]
+    glibc = "aarch64-linux-gnu.2.28"
+    assert libraries == [glibc, glibc, "aarch64-linux-musl", "aarch64-linux-android"]
+    assert len({_arm(f"arm/cortex-a53{libc}").digest for libc in ("@glibc", "@musl", "@android")}) == 3
+
+
+def test_any_core_by_its_parameters() -> None:
+    target = _arm("arm:mcpu=cortex-a73,features=+dotprod+i8mm@musl")
+    assert target.machine.required_features == ("asimd", "asimddp", "i8mm")
+    assert target.triple == "aarch64-linux-musl"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("arm/cortex-a99", "unknown target .*known targets: host, .*arm/cortex-a53"),
+        ("arm/cortex-a53@uclibc", 'unknown C library "uclibc"\nhint: known are glibc, musl, android'),
+        ("arm:mcpu=z80", 'LLVM knows no 64-bit Arm CPU "z80"; it knows .*cortex-a53'),
+        ("arm:mcpu=cortex-a53,features=dotprod", 'unknown feature "dotprod"; known are .neon or -neon'),
+        ("arm:mcpu=cortex-a53,features=+dotprod+sse", 'unknown feature ".sse"'),
+        ("arm:cpu=cortex-a53", 'cannot read "cpu=cortex-a53"\nhint: settings are mcpu=CPU and features='),
+        ("arm:mcpu=cortex-a53,mcpu=cortex-a55", 'cannot read "mcpu=cortex-a55"'),
+    ],
+)
+def test_a_name_that_cannot_be_says_what_can(name: str, message: str) -> None:
+    with pytest.raises(bitloom.BitloomError, match=re.compile(message, re.DOTALL)):
+        target_named(name)
