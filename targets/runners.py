@@ -149,7 +149,7 @@ class Board:
             self._sh(f"rm -rf {folder}")
 
     def _sh(self, script: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """Runs a script there, whatever the user's own shell is."""
+        """Runs a script of sh there."""
         command = f"sh -c {shlex.quote(script)}"
         done = _run(["ssh", *self._options, "--", self._host, command], given)
         if done.returncode == _SSH_FAILED:

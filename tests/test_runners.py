@@ -67,7 +67,8 @@ def test_a_missing_cpu_feature_is_told(tmp_path: Path, board: Loopback) -> None:
 def test_a_signal_is_told_by_its_name(tmp_path: Path, board: Loopback) -> None:
     source = tmp_path / "ill.c"
     source.write_text(
-        "#include <signal.h>\n#include <stdint.h>\nint32_t ill(const void *x, void *y, int32_t b, int32_t e)\n"
+        "#include <signal.h>\n#include <stdint.h>\n"
+        "int32_t ill(const void *x, void *y, int32_t b, int32_t e)\n"
         "{ (void)x; (void)y; (void)b; (void)e; return raise(SIGILL); }\n"
     )
     toolchain = Toolchain.host()
