@@ -17,6 +17,7 @@ from bitloom.loading import LoadError, RunError
 from schedules.arm_machines import ARM_MACHINES, CORTEX_A53
 from targets import all_targets, target_named
 from targets.cpu import CpuTarget
+from targets.library.emit import RUNTIME_INCLUDE
 from targets.runners import RunnerError
 
 LETTERS = Path(__file__).parents[1] / "examples" / "letters"
@@ -40,7 +41,12 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> Compile:
 @EMULATED
 @pytest.mark.parametrize(
     ("target", "core"),
-    [("arm/cortex-a53", "cortex-a53"), ("arm/cortex-a53", "max"), ("arm/cortex-a76", "cortex-a76")],
+    [
+        ("arm/cortex-a53", "cortex-a53"),
+        ("arm/cortex-a53", "max"),
+        ("arm/cortex-a53@android", "cortex-a53"),  # its kernels and runtime, on another C library
+        ("arm/cortex-a76", "cortex-a76"),
+    ],
 )
 def test_every_layer_is_exact_on_an_emulated_core(letters: Compile, target: str, core: str) -> None:
     result = bitloom.verify(letters(target), samples=1, threads=2, runner=f"qemu:{core}")
@@ -70,20 +76,33 @@ def test_an_emulator_tells_no_time_and_lists_its_cores(letters: Compile) -> None
 @pytest.mark.parametrize(
     ("target", "allowed"),
     [
-        (
-            "arm/cortex-a53",
-            {"libc.so.6", "libpthread.so.0"},
-        ),  # glibc before 2.34 has threads in a file of their own
+        # glibc before 2.34 has its threads in a file of their own.
+        ("arm/cortex-a53", {"libc.so.6", "libpthread.so.0"}),
         ("arm/cortex-a53@musl", {"libc.so"}),
+        ("arm/cortex-a53@android", {"libc.so"}),
     ],
 )
 def test_the_shared_library_needs_the_c_library_alone(
     letters: Compile, target: str, allowed: set[str]
 ) -> None:
-    shared = str(letters(target) / "libletters.so")
-    read = subprocess.run(["readelf", "-W", "-h", "-d", shared], capture_output=True, text=True, check=True)
-    assert re.search(r"Machine: +AArch64", read.stdout)
-    assert set(re.findall(r"\(NEEDED\).*\[(.*)\]", read.stdout)) <= allowed
+    read = _readelf(letters(target) / "libletters.so")
+    assert re.search(r"Machine: +AArch64", read)
+    assert set(re.findall(r"\(NEEDED\).*\[(.*)\]", read)) <= allowed
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not installed")
+def test_an_android_library_loads_with_large_pages_and_takes_all_from_bionic(letters: Compile) -> None:
+    """Android 15 may have pages of 16 KiB; `bitloom_bionic.h` says what Android 9 has."""
+    read = _readelf(letters("arm/cortex-a53@android") / "libletters.so")
+    assert set(re.findall(r"^ +LOAD .* (0x\w+)$", read, re.MULTILINE)) == {"0x4000"}
+    undefined = set(re.findall(r" UND (\w+)", read))
+    declared = set(re.findall(r"(\w+)\(", (RUNTIME_INCLUDE / "bitloom_bionic.h").read_text()))
+    assert "pthread_create" in undefined and undefined <= declared | {"memcpy", "memmove"}
+
+
+def _readelf(path: Path) -> str:
+    command = ["readelf", "-W", "-h", "-d", "-l", "--dyn-syms", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _arm(name: str) -> CpuTarget:

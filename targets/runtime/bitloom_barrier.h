@@ -6,21 +6,10 @@
 #ifndef BITLOOM_BARRIER_H
 #define BITLOOM_BARRIER_H
 
-#include <sched.h>
+#include "bitloom_system.h"
+
 #include <stdatomic.h>
 #include <stdint.h>
-
-#if defined(__linux__)
-#include <linux/futex.h>
-#include <stddef.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#if !defined(SYS_futex)
-#define SYS_futex SYS_futex_time64
-#endif
-#else
-#include <pthread.h>
-#endif
 
 #define BL_CACHE_LINE 64
 
