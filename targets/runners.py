@@ -83,29 +83,26 @@ class Emulator:
     def __init__(self, cpu: str) -> None:
         self.name = f"qemu:{cpu}"
         self._cpu = cpu
-        self._program: Path | None = None
+        self._command: list[str] = []
 
     def start(self, program: Path, architecture: str) -> None:
         if architecture != "aarch64":
             raise RunnerError(f"{self.name} runs aarch64 libraries; this one is for {architecture}")
-        known = self._known_cpus()
+        qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+        if qemu is None:
+            raise RunnerError("there is no qemu-aarch64", "Debian and Ubuntu: apt-get install qemu-user")
+        listed = _text(_run([qemu, "-cpu", "help"]).stdout).splitlines()
+        known = [line.split()[0] for line in listed if line.startswith(" ")]
         if self._cpu not in known:
             raise RunnerError(f'qemu-aarch64 emulates no "{self._cpu}"', f"it emulates {', '.join(known)}")
-        self._program = program
+        self._command = [qemu, "-cpu", self._cpu, str(program)]
 
     def execute(self, request: bytes) -> Finished:
-        assert self._program is not None
-        done = _run(["qemu-aarch64", "-cpu", self._cpu, str(self._program)], request)
+        done = _run(self._command, request)
         return Finished(done.returncode, done.stdout, _text(done.stderr))
 
     def stop(self) -> None:
-        self._program = None
-
-    def _known_cpus(self) -> list[str]:
-        if shutil.which("qemu-aarch64") is None:
-            raise RunnerError("there is no qemu-aarch64", "Debian and Ubuntu: apt-get install qemu-user")
-        listed = _text(_run(["qemu-aarch64", "-cpu", "help"]).stdout).splitlines()
-        return [line.split()[0] for line in listed if line.startswith(" ")]
+        self._command = []
 
 
 class Board:
@@ -119,7 +116,15 @@ class Board:
     def __init__(self, host: str, port: int | None = None) -> None:
         self.name = f"ssh:{host}" if port is None else f"ssh:{host}:{port}"
         self._host = host
-        self._options = ["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+        self._options = [
+            "-T",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=10",
+            "-o",
+            "ServerAliveInterval=15",
+        ]
         if port is not None:
             self._options += ["-p", str(port)]
         self._folder: str | None = None

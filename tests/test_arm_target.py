@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -52,6 +53,24 @@ def test_every_layer_is_exact_on_an_emulated_core(letters: Compile, target: str,
     result = bitloom.verify(letters(target), samples=1, threads=2, runner=f"qemu:{core}")
     assert result.is_exact, result.difference
     assert result.layers > 20
+
+
+@EMULATED
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "target", [*(f"arm/{name}" for name in ARM_MACHINES), "arm:mcpu=cortex-a73", "arm:mcpu=oryon-1"]
+)
+def test_every_named_core_is_exact_on_a_core_that_has_everything(letters: Compile, target: str) -> None:
+    result = bitloom.verify(letters(target), samples=1, runner="qemu:max")
+    assert result.is_exact, result.difference
+
+
+@EMULATED
+def test_a_library_for_arm_says_where_it_could_run(letters: Compile) -> None:
+    if platform.machine() == "aarch64":
+        pytest.skip("this computer is one")
+    with pytest.raises(LoadError, match=r"made for aarch64-linux-gnu.*\nhint: .*--runner ssh:USER@HOST"):
+        bitloom.load(letters("arm/cortex-a53"))
 
 
 @EMULATED
