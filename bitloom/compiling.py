@@ -16,10 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compiler.quantize.budget import Budget
-from compiler.quantize.calibration_run import read_calibration
-from compiler.report import layer_rows, program_summary
-from targets.library.emit import install_files
 
 from bitloom.options import element_named, observer_named
 from compiler.driver import Imported, QuantizeOptions, Target, import_float, quantize_imported
@@ -28,8 +24,12 @@ from compiler.ir.printer import graph_text
 from compiler.lowering.cache import Cache, default_folder, source_digest
 from compiler.lowering.program import Program, lower_program
 from compiler.numerics.element import Array
+from compiler.quantize.budget import Budget
+from compiler.quantize.calibration_run import read_calibration
 from compiler.quantize.quantize_graph import WeightWidths
+from compiler.report import layer_rows, program_summary
 from targets import target_named
+from targets.library.emit import install_files
 
 Samples = str | Path | Iterable[Array] | Iterable[Mapping[str, Array]]
 Progress = Callable[[str], None]
