@@ -135,7 +135,8 @@ def _solve(tables: Sequence[Sequence[Candidate]], limit: float) -> list[int]:
     owner = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
     errors, costs = np.array([c.error for c in flat]), np.array([c.cost for c in flat])
     # The solver stops at absolute gaps of 1e-6: errors are scaled so that this is 1e-12 of the largest.
-    scaled = errors * (1e6 / max(float(errors.max()), np.finfo(np.float64).tiny))
+    largest = float(errors.max())
+    scaled = errors / largest * 1e6 if largest > 0 else errors
     one_each = (owner == np.arange(len(tables))[:, None]).astype(np.float64)
     result = milp(
         scaled,
