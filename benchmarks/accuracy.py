@@ -131,7 +131,6 @@ def compiled(case: Labelled, folder: Path, arguments: argparse.Namespace, observ
         activations=arguments.activations,
         observer=observer,
         budget=arguments.budget,
-        progress=lambda text: _progress(f"{case.name} {observer}: {text}"),
     )
     if not arguments.interpreter:
         model = bitloom.load(artifact.path, threads=1)

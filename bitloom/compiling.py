@@ -9,7 +9,7 @@ import json
 import platform
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,16 @@ from typing import Any
 import numpy as np
 
 from bitloom.options import element_named, observer_named
-from compiler.driver import Imported, QuantizeOptions, Target, import_float, quantize_imported
+from bitloom.refusals import check_output
+from compiler.driver import (
+    Imported,
+    Progress,
+    QuantizeOptions,
+    Target,
+    import_float,
+    no_progress,
+    quantize_imported,
+)
 from compiler.ir.diagnostics import BitloomError
 from compiler.ir.printer import graph_text
 from compiler.lowering.cache import Cache, default_folder, source_digest
@@ -32,7 +41,6 @@ from targets import target_named
 from targets.library.emit import install_files
 
 Samples = str | Path | Iterable[Array] | Iterable[Mapping[str, Array]]
-Progress = Callable[[str], None]
 IR_SUFFIX = ".ir.gz"
 
 
@@ -65,7 +73,7 @@ def compile(
     layer_weights: Mapping[str, str] | None = None,
     budget: str | None = None,
     cache: bool = True,
-    progress: Progress = lambda _text: None,
+    progress: Progress = no_progress,
 ) -> Artifact:
     """Compiles `model` (an .onnx file) for `target` into the folder `output`.
 
@@ -77,6 +85,7 @@ def compile(
     budget: "size<=800KiB" or "size<=60%" (of the model with int8 weights): chooses narrower weights for the
         layers where the outputs suffer least; layers named in layer_weights keep theirs.
     cache: whether to use results of earlier compilations of the very same inputs.
+    progress: called with each stage, and how many of its pieces are done where they are counted.
     Errors: BitloomError with a message to act on; `output` is then as it was before.
     """
     chosen = target_named(target)
@@ -90,6 +99,7 @@ def compile(
         budget=None if budget is None else Budget.parse(budget),
     )
     library = c_name(name or Path(model).stem)
+    check_output(Path(output))
     progress("import")
     imported = import_float(Path(model), shapes)
     samples = read_calibration(calibration, imported.graph)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from compiler.driver import Target
 from compiler.ir.diagnostics import BitloomError
+
+if TYPE_CHECKING:
+    from compiler.driver import Target
 
 
 def all_targets() -> Mapping[str, Target]:

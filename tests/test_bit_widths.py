@@ -21,7 +21,7 @@ from compiler.ops.softmax import Softmax
 from compiler.quantize.bit_widths import WIDTHS, choose_bit_widths, width_candidates
 from compiler.quantize.budget import Budget, Metric
 from compiler.quantize.calibration_run import read_calibration
-from compiler.quantize.layers import Layer, contraction_layers, rounded_weights
+from compiler.quantize.layers import Layer, check_layer_names, contraction_layers, rounded_weights
 from compiler.quantize.quantize_graph import WeightWidths, weight_bytes
 from compiler.quantize.sensitivity import measure_sensitivity, spread_samples, watched_values
 
@@ -184,6 +184,14 @@ def test_layers_named_by_the_user_keep_their_width() -> None:
     layers = contraction_layers(network())
     found = width_candidates(layers, WeightWidths(I4, {"a": I8, "b.relu": B1}))
     assert list(found.values()) == [(I8,), (B1,), (I4, I2, B1)]
+
+
+def test_names_of_layers_that_are_none_are_refused() -> None:
+    check_layer_names(network(), WeightWidths(I8, {"a": I4, "b.relu": I4}))
+    with pytest.raises(
+        BitloomError, match='no layer with weights is called "flatten"\nhint: its layers: a, b, c'
+    ):
+        check_layer_names(network(), WeightWidths(I8, {"a": I4, "flatten": I4}))
 
 
 def test_samples_are_spread_evenly() -> None:

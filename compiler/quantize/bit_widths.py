@@ -59,9 +59,10 @@ class BitWidthChoice:
         """Estimated normalised mean squared error of the outputs: the sum that was minimised."""
         return sum(row.chosen.error for row in self.layers)
 
-    def widths(self, default: ElementType) -> WeightWidths:
-        """For `quantize_graph`. default: of weights that are no layer of the table."""
-        return WeightWidths(default, {row.layer: row.chosen.element for row in self.layers})
+    def widths(self, asked: WeightWidths) -> WeightWidths:
+        """For `quantize_graph`. asked: what holds for weights that are no layer of the table."""
+        chosen = {row.layer: row.chosen.element for row in self.layers}
+        return WeightWidths(asked.default, {**asked.layers, **chosen})
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""

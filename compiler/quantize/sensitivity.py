@@ -26,14 +26,14 @@ def measure_sensitivity(
     graph: Graph,
     samples: Sequence[Sample],
     candidates: Mapping[Layer, Sequence[ElementType]],
-    progress: Callable[[str], None] = lambda _text: None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Sensitivity:
     """For each layer and each of its candidates, the normalised mean squared error of the float graph's
     outputs (`watched_values`) with only this layer's weights rounded: |y' - y|² / |y|² over all samples,
     averaged over outputs.
 
     Everything else is float32, so the figures tell weights apart, and nothing else. Only what depends on the
-    layer is computed again.
+    layer is computed again. progress: called with how many pairs of sample and layer are done, and of all.
     """
     watched = watched_values(graph)
     noise = {(layer.name, e): np.zeros(len(watched)) for layer, es in candidates.items() for e in es}
@@ -42,8 +42,8 @@ def measure_sensitivity(
     for index, sample in enumerate(samples):
         exact = _all_values(graph, sample)
         signal += [np.sum(np.square(exact[v], dtype=np.float64)) for v in watched]
-        for layer, elements in candidates.items():
-            progress(f'measure sensitivity: sample {index + 1}/{len(samples)}, layer "{layer.name}"')
+        for position, (layer, elements) in enumerate(candidates.items()):
+            progress(index * len(candidates) + position, len(samples) * len(candidates))
             for element in elements:
                 changed = _rounded_run(later[layer], exact, layer, element)
                 noise[layer.name, element] += [
