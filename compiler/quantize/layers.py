@@ -51,8 +51,9 @@ def check_layer_names(graph: Graph, weights: WeightWidths) -> None:
     if unknown:
         layers = [layer.name for layer in contraction_layers(graph)]
         close = [m for name in unknown for m in difflib.get_close_matches(name, layers, 3)]
+        named = ", ".join(f'"{name}"' for name in unknown)
         raise BitloomError(
-            f"no layer with weights is called {', '.join(f'"{n}"' for n in unknown)}",
+            f"no layer with weights is called {named}",
             f"close: {', '.join(close)}" if close else f"its layers: {', '.join(layers)}",
         )
 
