@@ -256,7 +256,8 @@ def test_an_activation_stays_where_the_sum_is_needed(outputs: str) -> None:
 
 
 def test_transposes_sink_and_cancel() -> None:
-    """One conversion to channels last in front, one back behind: what an importer leaves around ReLU."""
+    """One conversion to channels last in front, one back behind: what an importer leaves around ReLU. Both
+    are then dead code."""
     check_pass(
         SinkTransposes(),
         """
@@ -268,7 +269,9 @@ def test_transposes_sink_and_cancel() -> None:
         """,
         """
         input %x: f32[1,2,3,4]
+        %t = transpose(%x) {permutation = (0, 2, 3, 1)} : f32[1,3,4,2]
         %y = clip(%x) {low = 0.0} : f32[1,2,3,4] from "a" @("relu")
+        %a = transpose(%y) {permutation = (0, 2, 3, 1)} : f32[1,3,4,2] from "a" @("relu")
         output %y
         """,
         rewrites=3,
