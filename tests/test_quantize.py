@@ -89,7 +89,8 @@ def test_percentiles_are_nested(samples: list[Array], a: float, b: float) -> Non
     inner, outer = (observed(Percentile(percentile=p), samples) for p in sorted((a, b)))
     assert outer.low <= inner.low and inner.high <= outer.high
     values = np.concatenate(samples)
-    kept = np.mean((values >= inner.low) & (values <= inner.high))
+    slack = 1e-9 * np.abs(values).max()  # edges of bins are rounded numbers
+    kept = np.mean((values >= inner.low - slack) & (values <= inner.high + slack))
     assert kept >= min(a, b) / 100 - 1e-9
 
 
