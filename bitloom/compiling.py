@@ -33,6 +33,7 @@ from compiler.ir.printer import graph_text
 from compiler.lowering.cache import Cache, default_folder, source_digest
 from compiler.lowering.program import Program, lower_program
 from compiler.numerics.element import Array
+from compiler.quantize.budget import Budget
 from compiler.quantize.calibration_run import read_calibration
 from compiler.quantize.quantize_graph import WeightWidths
 from compiler.report import layer_rows, program_summary
@@ -70,6 +71,7 @@ def compile(
     observer: str = "minmax",
     observer_options: Mapping[str, float] | None = None,
     layer_weights: Mapping[str, str] | None = None,
+    budget: str | None = None,
     cache: bool = True,
     progress: Progress = no_progress,
 ) -> Artifact:
@@ -80,6 +82,8 @@ def compile(
     name: of the library and its C functions; the file's name if left out.
     shapes: for dynamic inputs. weights: int8, int4, int2 or binary; activations: int8 or int16.
     layer_weights: weights of single layers by ONNX node name. observer: how ranges are found.
+    budget: "size<=800KiB" or "size<=60%" (of the model with int8 weights): chooses narrower weights for the
+        layers where the outputs suffer least; layers named in layer_weights keep theirs.
     cache: whether to use results of earlier compilations of the very same inputs.
     progress: called with each stage, and how many of its pieces are done where they are counted.
     Errors: BitloomError with a message to act on; `output` is then as it was before.
@@ -92,6 +96,7 @@ def compile(
         ),
         activations=element_named(activations, "activations"),
         observer=observer_named(observer, dict(observer_options or {})),
+        budget=None if budget is None else Budget.parse(budget),
     )
     library = c_name(name or Path(model).stem)
     check_output(Path(output))
@@ -113,6 +118,8 @@ def compile(
     text = graph_text(compilation.graph).encode()
     attachments = {f"{library}{IR_SUFFIX}": gzip.compress(text, 1, mtime=0)}
     facts = {**_provenance(chosen, key, samples), **program_facts(program, imported)}
+    if compilation.bit_widths is not None:
+        facts["bit_widths"] = compilation.bit_widths.as_dict()
     chosen.emit(program, library, artifact.path, attachments, facts, store, progress)
     store.put("artifacts", key, _pack(artifact))
     return artifact

@@ -14,13 +14,18 @@ from compiler.lowering.cache import Cache
 from compiler.lowering.kernel import KernelPlan
 from compiler.lowering.program import Program
 from compiler.numerics.element import ElementType
+from compiler.numerics.quantization import QuantizedType
 from compiler.passes.base import Note, Notes, Pass, PassRecord, run_pass
 from compiler.passes.pipeline import FLOAT_PASSES, INTEGER_PASSES
+from compiler.quantize.bit_widths import BitWidthChoice, choose_bit_widths, width_candidates
+from compiler.quantize.budget import Budget
 from compiler.quantize.calibrate import Sample, calibrate
 from compiler.quantize.calibration_run import tensor_stream
+from compiler.quantize.layers import Layer, contraction_layers
 from compiler.quantize.observers.base import Observer, Range
 from compiler.quantize.observers.minmax import MinMax
-from compiler.quantize.quantize_graph import WeightWidths, quantize_graph
+from compiler.quantize.quantize_graph import WeightWidths, quantize_graph, weight_bytes
+from compiler.quantize.sensitivity import measure_sensitivity, spread_samples
 from compiler.quantize.types import activation_types
 
 
@@ -78,11 +83,12 @@ class Target(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeOptions:
-    """How a float model becomes integer."""
+    """How a float model becomes integer. budget: narrows the weights, from `weights` down, layer by layer."""
 
     weights: WeightWidths = field(default_factory=WeightWidths)
     activations: ElementType = ElementType.I8
     observer: Callable[[], Observer] = MinMax
+    budget: Budget | None = None
 
 
 Watch = Callable[[str, Graph], None]
@@ -104,11 +110,13 @@ class Imported:
 
 @dataclass(slots=True)
 class Compilation:
-    """A model as a verified quantized graph, and what happened on the way."""
+    """A model as a verified quantized graph, and what happened on the way. bit_widths: None without a
+    budget."""
 
     imported: Imported
     graph: Graph
     ranges: Mapping[Value, Range]
+    bit_widths: BitWidthChoice | None = None
 
     @property
     def notes(self) -> list[Note]:
@@ -137,7 +145,10 @@ def quantize_imported(
     watch: Watch = ignore_stages,
     progress: Progress = no_progress,
 ) -> Compilation:
-    """Calibrates on `samples` and quantizes."""
+    """Calibrates on `samples` and quantizes.
+
+    Errors: BitloomError for a budget that no choice of widths meets.
+    """
     progress(f"calibrate on {len(samples)} samples")
     ranges = calibrate(
         imported.graph,
@@ -146,12 +157,33 @@ def quantize_imported(
         options.observer,
         options.activations,
     )
-    progress("quantize")
     types = activation_types(imported.graph, ranges, options.activations)
-    graph = quantize_graph(imported.graph, types, options.weights, imported.notes)
+    weights, choice = options.weights, None
+    if options.budget is not None:
+        choice = _chosen_widths(imported.graph, types, samples, options.weights, options.budget, progress)
+        weights = choice.widths(options.weights.default)
+    progress("quantize")
+    graph = quantize_graph(imported.graph, types, weights, imported.notes)
     watch("quantize", graph)
     _run_passes(INTEGER_PASSES, graph, imported, watch)
-    return Compilation(imported, graph, ranges)
+    return Compilation(imported, graph, ranges, choice)
+
+
+def _chosen_widths(
+    graph: Graph,
+    types: Mapping[Value, QuantizedType],
+    samples: Sequence[Sample],
+    weights: WeightWidths,
+    budget: Budget,
+    progress: Progress,
+) -> BitWidthChoice:
+    candidates = width_candidates(contraction_layers(graph), weights)
+    sensitivity = measure_sensitivity(graph, spread_samples(samples), candidates, progress)
+    widest = quantize_graph(graph, types, WeightWidths(), Notes())
+    for p in INTEGER_PASSES:
+        run_pass(p, widest, Notes())
+    fixed = weight_bytes(widest) - sum(layer.weight_bytes(ElementType.I8) for layer in candidates)
+    return choose_bit_widths(candidates, sensitivity, Layer.weight_bytes, budget, fixed)
 
 
 def _run_passes(passes: Sequence[Pass], graph: Graph, imported: Imported, watch: Watch) -> None:

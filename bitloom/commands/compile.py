@@ -51,6 +51,13 @@ def compile_command(
         list[str] | None,
         typer.Option(metavar="NODE=TYPE", help="Weights of one layer, by its ONNX node; repeatable."),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIMIT",
+            help='"size<=800KiB" or "size<=60%": narrower weights in the layers where it hurts least.',
+        ),
+    ] = None,
     observer: Annotated[
         str,
         typer.Option(metavar="NAME", help="How ranges are found: minmax, moving-average, percentile or mse."),
@@ -88,6 +95,7 @@ def compile_command(
             observer=observer,
             observer_options=observer_options,
             layer_weights=layers,
+            budget=budget,
             cache=cache,
             progress=progress,
         )

@@ -14,7 +14,6 @@ from typing import ClassVar
 import numpy as np
 
 from compiler.ir.graph import Graph, Node, Value
-from compiler.ir.types import f32
 from compiler.ops.shape import Reshape, Transpose
 from compiler.passes.base import Notes, Pass
 
@@ -138,4 +137,4 @@ def _before_transpose(graph: Graph, node: Node, value: Value, permutation: Permu
         return value
     array = array.reshape((1,) * (len(permutation) - array.ndim) + array.shape)
     array = np.ascontiguousarray(array.transpose(inverse(permutation)))
-    return graph.constant(array, f32(*array.shape), node.location, f"{value.name}.permuted")
+    return graph.constant(array, value.type.with_shape(array.shape), node.location, f"{value.name}.permuted")
