@@ -130,7 +130,7 @@ def compiled(case: Labelled, folder: Path, arguments: argparse.Namespace, observ
         weights=arguments.weights,
         activations=arguments.activations,
         observer=observer,
-        progress=lambda text: _progress(f"{case.name} {observer}: {text}"),
+        progress=lambda stage, *_counts: _progress(f"{case.name} {observer}: {stage}"),
     )
     if not arguments.interpreter:
         model = bitloom.load(artifact.path, threads=1)

@@ -44,14 +44,6 @@ class _Call:
     output_pointers: Any
 
 
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest of the library at `path`, given as for `load`. The library itself is not loaded.
-
-    Raises LoadError if there is none, or more than one.
-    """
-    return _read_manifest(_manifest_path(Path(path)))
-
-
 def load(path: str | Path, threads: int = 0) -> "Model":
     """Loads a library from its folder, or from its `.json` or shared library. `threads=0` uses all cores.
 

@@ -178,7 +178,12 @@ def _chosen_widths(
     progress: Progress,
 ) -> BitWidthChoice:
     candidates = width_candidates(contraction_layers(graph), weights)
-    sensitivity = measure_sensitivity(graph, spread_samples(samples), candidates, progress)
+    sensitivity = measure_sensitivity(
+        graph,
+        spread_samples(samples),
+        candidates,
+        lambda done, total: progress("measure sensitivity", done, total),
+    )
     widest = quantize_graph(graph, types, WeightWidths(), Notes())
     for p in INTEGER_PASSES:
         run_pass(p, widest, Notes())

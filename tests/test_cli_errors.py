@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -130,7 +131,7 @@ def test_dynamic_shape_without_an_option(work: Path) -> None:
     ],
     ids=["name", "shape", "nan", "type", "empty"],
 )
-def test_wrong_calibration(work: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+def test_wrong_calibration(work: Path, arrays: dict[str, Any], message: str) -> None:
     np.savez(
         work / "c.npz",
         **{name: a.astype(np.float32) if a.dtype == np.float64 else a for name, a in arrays.items()},
@@ -229,7 +230,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=["name", "shape", "type"],
 )
-def test_wrong_inputs(compiled: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+def test_wrong_inputs(compiled: Path, arrays: dict[str, Any], message: str) -> None:
     np.savez(compiled / "x.npz", **arrays)
     assert f"error: x.npz: {message}" in refused(compiled, "run", "lib", "-i", "x.npz").stderr
     assert f"error: x.npz: {message}" in refused(compiled, "verify", "lib", "-i", "x.npz").stderr

@@ -69,7 +69,7 @@ def inspect_command(
 
 def _inspect_library(folder: Path, after: str | None, text: Text | None, json: bool) -> None:
     from bitloom.commands.text import print_json
-    from bitloom.loading import read_manifest
+    from bitloom.library_files import manifest_path_of, read_manifest
     from compiler.ir.diagnostics import BitloomError
 
     if after is not None:
@@ -82,7 +82,7 @@ def _inspect_library(folder: Path, after: str | None, text: Text | None, json: b
 
         _print_text(read_graph(folder), text)
         return
-    manifest = read_manifest(folder)
+    manifest = read_manifest(manifest_path_of(folder))
     if json:
         print_json(manifest)
     else:

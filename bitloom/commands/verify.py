@@ -60,9 +60,9 @@ def _print_json(library: Path, result: Verification, seed: int | None) -> None:
     import dataclasses
 
     from bitloom.commands.text import print_json
-    from bitloom.loading import read_manifest
+    from bitloom.library_files import manifest_path_of, read_manifest
 
-    manifest = read_manifest(library)
+    manifest = read_manifest(manifest_path_of(library))
     print_json(
         {
             **{key: manifest[key] for key in ("name", "target", "digest", "versions")},

@@ -21,7 +21,7 @@ def measure_sensitivity(
     graph: Graph,
     samples: Sequence[Sample],
     candidates: Mapping[Layer, Sequence[ElementType]],
-    progress: Callable[[str], None] = lambda _text: None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Sensitivity:
     """For each layer and each of its candidates, the normalised mean squared error of the float graph's
     outputs with only this layer's weights rounded: |y' - y|² / |y|² over all samples, averaged over outputs.
@@ -35,8 +35,8 @@ def measure_sensitivity(
     for index, sample in enumerate(samples):
         exact = _all_values(graph, sample)
         signal += [np.sum(np.square(exact[v], dtype=np.float64)) for v in graph.outputs]
-        for layer, elements in candidates.items():
-            progress(f'measure sensitivity: sample {index + 1}/{len(samples)}, layer "{layer.name}"')
+        for place, (layer, elements) in enumerate(candidates.items()):
+            progress(index * len(candidates) + place, len(samples) * len(candidates))
             for element in elements:
                 changed = _rounded_run(later[layer], exact, layer, element)
                 noise[layer.name, element] += [
