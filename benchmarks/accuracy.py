@@ -141,7 +141,10 @@ def compiled(case: Labelled, folder: Path, arguments: argparse.Namespace, observ
 
 def rows(arguments: argparse.Namespace) -> Iterator[str]:
     """The table, a line at a time, as results come."""
-    yield f"{'model':18} {'observer':15} {'inputs':>6} {'float %':>8} {'ours %':>8} {'drop':>6} {'agree %':>8} {'SQNR dB':>8}"
+    yield (
+        f"{'model':18} {'observer':15} {'inputs':>6} {'float %':>8} {'ours %':>8} {'drop':>6} "
+        f"{'agree %':>8} {'SQNR dB':>8}"
+    )
     for name in arguments.models:
         case = load_labelled(name)
         expected = float_outputs(case, case.evaluation[: arguments.count])

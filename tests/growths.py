@@ -171,7 +171,9 @@ def resize(g: Growing) -> None:
         places = [tuple(int(i * n / m) for i in range(m)) for n, m in ((height, rows), (width, columns))]
         g.grow(ResizeNearest(*places), x)
     else:
-        real = [tuple(float(v) for v in np.linspace(0, n - 1, m)) for n, m in ((height, rows), (width, columns))]
+        real = [
+            tuple(float(v) for v in np.linspace(0, n - 1, m)) for n, m in ((height, rows), (width, columns))
+        ]
         g.grow(ResizeBilinear(*real), x)
 
 
@@ -184,7 +186,9 @@ def join(g: Growing) -> None:
 
     def fits(value: Value) -> bool:
         a, b = value.type.shape, first.type.shape
-        return len(a) == len(b) and all(m == n for d, (m, n) in enumerate(zip(a, b, strict=True)) if d != axis)
+        return len(a) == len(b) and all(
+            m == n for d, (m, n) in enumerate(zip(a, b, strict=True)) if d != axis
+        )
 
     parts = [first]
     for _ in range(g.number(1, 3)):

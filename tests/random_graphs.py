@@ -167,7 +167,12 @@ def base_shapes(draw: DrawFn) -> Shape:
     channels = draw(st.integers(1, 40))
     rank = draw(st.sampled_from([4, 4, 4, 3, 2, 1]))
     if rank == 4:
-        return (draw(st.sampled_from([1, 1, 1, 2])), draw(st.integers(1, 7)), draw(st.integers(1, 7)), channels)
+        return (
+            draw(st.sampled_from([1, 1, 1, 2])),
+            draw(st.integers(1, 7)),
+            draw(st.integers(1, 7)),
+            channels,
+        )
     return (*(draw(st.integers(1, 5)) for _ in range(rank - 1)), channels)
 
 
@@ -235,4 +240,3 @@ def _random_array(value: Value, rng: np.random.Generator) -> Array:
         return rng.normal(size=value.type.shape).astype(np.float32)
     codes = rng.uniform(to.element.low * 1.02, to.element.high * 1.02, value.type.shape)
     return ((codes - to.zero_point) * to.scale).astype(np.float32)
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -122,5 +123,5 @@ def _pitch(operand: Operand) -> int | None:
 def is_row_slice(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     """Whether elements of a row are contiguous and neighbouring rows lie a constant pitch apart."""
     rows = [(s, n) for s, n in zip(strides[:-1], shape[:-1], strict=True) if n > 1]
-    even = all(s == inner * n for (s, _), (inner, n) in zip(rows, rows[1:], strict=False))
+    even = all(s == inner * n for (s, _), (inner, n) in pairwise(rows))
     return (strides[-1] == 1 or shape[-1] == 1) and even

@@ -83,9 +83,7 @@ class BitWidthChoice:
         }
 
 
-def width_candidates(
-    layers: Sequence[Layer], asked: WeightWidths
-) -> dict[Layer, tuple[ElementType, ...]]:
+def width_candidates(layers: Sequence[Layer], asked: WeightWidths) -> dict[Layer, tuple[ElementType, ...]]:
     """The widths that the user leaves open: exactly the one asked for by a layer's name, otherwise up to the
     default."""
     narrower = tuple(e for e in WIDTHS if e.bits <= asked.default.bits)
