@@ -108,22 +108,25 @@ def _options() -> dict[str, set[str]]:
     }
 
 
-_CALL = re.compile(r"bitloom ((?!\()[a-z]+)((?:[^\S\n]+[^\s`#;]+)*)")
+_CALL = re.compile(r"bitloom (?!import)([a-z]+)((?:[^\S\n]+[^\s`#;]+)*)")
+_OPTION = re.compile(r"(?:^|(?<=\s))--?[a-z][a-z-]*")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_commands_and_options_exist(path: Path) -> None:
-    """Every `bitloom COMMAND …` in a code block or between backticks, and every option anywhere."""
+    """Every `bitloom COMMAND …` in a block or between backticks, and every option that stands alone there."""
     known = _options()
     text = path.read_text()
-    code = "\n".join([*(b.text for b in blocks([path])), *re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))])
-    for match in _CALL.finditer(code):
+    spans = re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))
+    for match in _CALL.finditer("\n".join([*(b.text for b in blocks([path])), *spans])):
         command, arguments = match[1], match[2]
-        if re.match(rf"(import|from) .*bitloom {command}", match.string.splitlines()[0]):
-            continue
         assert command in known, f"{name_of(path)}: bitloom {command}"
-        for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", arguments):
+        for option in _OPTION.findall(arguments):
             assert option in known[command], f"{name_of(path)}: bitloom {command} {option}"
+    every = set().union(*known.values())
+    for span in spans:
+        if span.startswith("--"):
+            assert _OPTION.findall(span)[0] in every, f"{name_of(path)}: {span}"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
