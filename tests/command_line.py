@@ -9,7 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from tests.onnx_models import make_model, node, save
+
 ROOT = Path(__file__).parents[1]
+# Three inputs of `model`.
+X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
 HEAVY = ("onnx", "onnxruntime", "rich", "scipy", "tvm", "xgboost")
 
 _RUN = """
@@ -55,3 +61,12 @@ def bitloom(
 def environment(cache: Path | None = None) -> dict[str, str]:
     chosen = {} if cache is None else {"BITLOOM_CACHE_DIR": str(cache)}
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **chosen}
+
+
+def model(folder: Path, factor: float = 1.0) -> Path:
+    """x [1, 4] to z [1, 2]: one dense layer, compiled in seconds."""
+    weight = factor * np.arange(8, dtype=np.float32).reshape(4, 2) - 3
+    proto = make_model(
+        [node("MatMul", "x w", "y", name="fc"), node("Relu", "y", "z")], {"x": [1, 4]}, ["z"], {"w": weight}
+    )
+    return save(proto, folder)

@@ -16,20 +16,10 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.command_line import ROOT, Outcome, bitloom, environment
+from tests.command_line import ROOT, Outcome, X, bitloom, environment, model
 from tests.onnx_models import make_model, node, save
 
 LETTERS = ROOT / "examples" / "letters"
-X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
-
-
-def model(folder: Path, factor: float = 1.0) -> Path:
-    """x [1, 4] to z [1, 2]: one dense layer, compiled in seconds."""
-    weight = factor * np.arange(8, dtype=np.float32).reshape(4, 2) - 3
-    proto = make_model(
-        [node("MatMul", "x w", "y", name="fc"), node("Relu", "y", "z")], {"x": [1, 4]}, ["z"], {"w": weight}
-    )
-    return save(proto, folder)
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def _print(artifact: Artifact, json: bool) -> None:
     manifest = artifact.manifest
     files = sorted(p for p in artifact.path.iterdir() if artifact.name in p.name)
     if json:
-        print_json({"path": str(artifact.path), "files": [p.name for p in files], **manifest})
+        print_json({"path": str(artifact.path), **manifest})
         return
     summary = manifest["summary"]
     print(table(["file", "size"], [[str(p), size(p.stat().st_size)] for p in files], " r"))
