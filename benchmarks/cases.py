@@ -60,6 +60,15 @@ def _from_file(path: Path) -> Case:
 
 
 def _from_zoo(name: str) -> Case:
+    found = load_from_zoo(name)
+    return Case(name, found.model, found.input_name, tuple(found.calibration[:CALIBRATION_COUNT]))
+
+
+def load_from_zoo(name: str) -> Any:
+    """The zoo's own record: model, input_name, calibration, evaluation, labels (None where it has none).
+
+    Errors: CaseError where there is no zoo, or where it has no such model.
+    """
     folder = os.environ.get(ZOO_VARIABLE)
     if folder is None:
         raise CaseError(f"{name}: not resnet50, no .onnx path, and {ZOO_VARIABLE} names no folder of models")
@@ -73,8 +82,7 @@ def _from_zoo(name: str) -> Case:
     if name not in known:
         raise CaseError(f"{name}: unknown model; known are resnet50, {', '.join(known)}, and .onnx paths")
     load: Callable[[str], Any] = zoo.load
-    found = load(name)
-    return Case(name, found.model, found.input_name, tuple(found.calibration[:CALIBRATION_COUNT]))
+    return load(name)
 
 
 def _noise(shape: tuple[int, ...]) -> tuple[NDArray[np.float32], ...]:

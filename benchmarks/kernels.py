@@ -3,7 +3,7 @@
     python -m benchmarks.kernels [--network NAME] [--no-peer] [--each]
 
 One thread, pinned; ours and the peer's runs alternate, medians. The peak is measured by a loop that only
-touches registers. "gain" is the layer's time above the peak's, its share of what tuning could win.
+touches registers.
 """
 
 from __future__ import annotations

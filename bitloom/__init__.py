@@ -15,11 +15,11 @@ from bitloom._siblings import check_siblings
 if TYPE_CHECKING:
     from bitloom.compiling import Artifact, compile
     from bitloom.loading import Model, load
-    from bitloom.verification import verify
+    from bitloom.verification import Verification, verify
     from compiler.ir.diagnostics import BitloomError
 
 __version__ = "0.1.0"
-__all__ = ["Artifact", "BitloomError", "Model", "compile", "load", "verify"]
+__all__ = ["Artifact", "BitloomError", "Model", "Verification", "compile", "load", "verify"]
 
 check_siblings()
 
@@ -30,6 +30,7 @@ _HOMES = {
     "Model": "bitloom.loading",
     "compile": "bitloom.compiling",
     "load": "bitloom.loading",
+    "Verification": "bitloom.verification",
     "verify": "bitloom.verification",
 }
 

@@ -9,30 +9,43 @@ import json
 import platform
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compiler.quantize.calibration_run import read_calibration
-from compiler.report import layer_rows, program_summary
-from targets.library.emit import install_files
 
 from bitloom.options import element_named, observer_named
-from compiler.driver import Imported, QuantizeOptions, Target, import_float, quantize_imported
+from bitloom.refusals import check_output
+from compiler.driver import (
+    Imported,
+    Progress,
+    QuantizeOptions,
+    Target,
+    import_float,
+    no_progress,
+    quantize_imported,
+)
 from compiler.ir.diagnostics import BitloomError
+from compiler.ir.graph import Graph
 from compiler.ir.printer import graph_text
 from compiler.lowering.cache import Cache, default_folder, source_digest
 from compiler.lowering.program import Program, lower_program
 from compiler.numerics.element import Array
+from compiler.quantize.budget import Budget
+from compiler.quantize.calibration_run import read_calibration
+from compiler.quantize.layers import contraction_layers
 from compiler.quantize.quantize_graph import WeightWidths
+from compiler.report import layer_rows, program_summary
 from targets import target_named
+from targets.library.emit import install_files
 
 Samples = str | Path | Iterable[Array] | Iterable[Mapping[str, Array]]
-Progress = Callable[[str], None]
 IR_SUFFIX = ".ir.gz"
+_SHOWN_LAYERS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +75,9 @@ def compile(
     observer: str = "minmax",
     observer_options: Mapping[str, float] | None = None,
     layer_weights: Mapping[str, str] | None = None,
+    budget: str | None = None,
     cache: bool = True,
-    progress: Progress = lambda _text: None,
+    progress: Progress = no_progress,
 ) -> Artifact:
     """Compiles `model` (an .onnx file) for `target` into the folder `output`.
 
@@ -72,7 +86,10 @@ def compile(
     name: of the library and its C functions; the file's name if left out.
     shapes: for dynamic inputs. weights: int8, int4, int2 or binary; activations: int8 or int16.
     layer_weights: weights of single layers by ONNX node name. observer: how ranges are found.
+    budget: "size<=800KiB" or "size<=60%" (of the model with int8 weights): chooses narrower weights for the
+        layers where the outputs suffer least; layers named in layer_weights keep theirs.
     cache: whether to use results of earlier compilations of the very same inputs.
+    progress: called with each stage, and how many of its pieces are done where they are counted.
     Errors: BitloomError with a message to act on; `output` is then as it was before.
     """
     chosen = target_named(target)
@@ -83,10 +100,13 @@ def compile(
         ),
         activations=element_named(activations, "activations"),
         observer=observer_named(observer, dict(observer_options or {})),
+        budget=None if budget is None else Budget.parse(budget),
     )
     library = c_name(name or Path(model).stem)
+    check_output(Path(output))
     progress("import")
     imported = import_float(Path(model), shapes)
+    _check_layers(options.weights.layers, imported.graph)
     samples = read_calibration(calibration, imported.graph)
     store = Cache(default_folder() if cache else None)
     artifact = Artifact(library, Path(output))
@@ -103,6 +123,8 @@ def compile(
     text = graph_text(compilation.graph).encode()
     attachments = {f"{library}{IR_SUFFIX}": gzip.compress(text, 1, mtime=0)}
     facts = {**_provenance(chosen, key, samples), **program_facts(program, imported)}
+    if compilation.bit_widths is not None:
+        facts["bit_widths"] = compilation.bit_widths.as_dict()
     chosen.emit(program, library, artifact.path, attachments, facts, store, progress)
     store.put("artifacts", key, _pack(artifact))
     return artifact
@@ -117,6 +139,19 @@ def program_facts(program: Program, imported: Imported) -> dict[str, Any]:
             {"layer": str(n.location), "pass": n.pass_name, "text": n.text} for n in imported.notes.entries
         ],
     }
+
+
+def _check_layers(names: Iterable[str], graph: Graph) -> None:
+    """Errors: BitloomError for names that no layer with weights has; it lists those most alike."""
+    layers = contraction_layers(graph)
+    known = {name for layer in layers for node in layer.nodes for name in node.location.names}
+    for name in names:
+        if name not in known:
+            alike = get_close_matches(name, known, _SHOWN_LAYERS) or [x.name for x in layers[:_SHOWN_LAYERS]]
+            raise BitloomError(
+                f'no layer with weights is called "{name}"',
+                f"{len(layers)} layers have weights, for example {', '.join(alike)}" if layers else None,
+            )
 
 
 def c_name(name: str) -> str:

@@ -1,12 +1,12 @@
 """Running a compiled library from Python: `load(path)` gives a Model over the library's C functions."""
 
 import ctypes
-import json
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -14,76 +14,23 @@ from typing import Any, NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from bitloom.library_files import (
+    LoadError,
+    PortInfo,
+    StepInfo,
+    manifest_path_of,
+    open_shared,
+    port_info,
+    read_manifest,
+    step_info,
+)
 from compiler.ir.diagnostics import BitloomError
 
 Array = NDArray[Any]
 
-ABI_VERSION = 1
-_FORMAT = "bitloom-library"
-_ONNX_NAMES = {"float32": "float"}
-
-
-class LoadError(BitloomError):
-    """The folder holds no library that this machine and this version of bitloom can run."""
-
 
 class RunError(BitloomError):
     """A library refused a call."""
-
-
-@dataclass(frozen=True, slots=True)
-class PortInfo:
-    """An input or output: dense, C order. real = scale · (code − zero_point) for `codes_dtype`."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    layout: str
-    alignment: int
-    scale: float | None
-    zero_point: int | None
-    codes_dtype: np.dtype[Any] | None
-
-    @property
-    def type(self) -> str:
-        """The element type as onnxruntime's NodeArg spells it."""
-        return f"tensor({_ONNX_NAMES.get(self.dtype.name, self.dtype.name)})"
-
-    def dtype_for(self, quantized: bool) -> np.dtype[Any]:
-        return self.codes_dtype if quantized and self.codes_dtype is not None else self.dtype
-
-
-@dataclass(frozen=True, slots=True)
-class ResultInfo:
-    """Where the codes of a step's result lie: in output `output`, or `arena_offset` bytes into the arena."""
-
-    output: int | None
-    arena_offset: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    storage: np.dtype[Any]
-    storage_offset: int
-
-    def read(self, memory: Array) -> Array:
-        """Copies the codes out of `memory`, whose bytes begin where the place's memory begins."""
-        flat = memory[self.arena_offset :]
-        strides = tuple(stride * self.storage.itemsize for stride in self.strides)
-        stored = np.ndarray(self.shape, self.storage, flat.data, strides=strides)
-        if self.storage_offset == 0:
-            return stored.astype(self.dtype)
-        return (stored.astype(np.int64) - self.storage_offset).astype(self.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class StepInfo:
-    """One kernel call of the library; `layer` names the model's nodes that it came from."""
-
-    label: str
-    layer: str
-    kernel: str
-    tiles: int
-    result: ResultInfo | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +52,7 @@ def load(path: str | Path, threads: int = 0, runner: str = "local") -> "Model":
     Raises LoadError if there is no library, more than one, or this CPU cannot run it; RunnerError where the
     runner is not there. A distant CPU is asked on the first call.
     """
-    manifest_path = _manifest_path(Path(path))
+    manifest_path = manifest_path_of(Path(path))
     if runner == "local":
         return Model(manifest_path, threads)
     from bitloom.remote import RemoteModel
@@ -119,19 +66,19 @@ class Model:
 
     def __init__(self, manifest_path: Path, threads: int = 0) -> None:
         self._context: int | None = None
-        self.manifest: dict[str, Any] = _read_manifest(manifest_path)
+        self.manifest: dict[str, Any] = read_manifest(manifest_path)
         self.name: str = self.manifest["name"]
-        self.inputs = tuple(_port(record) for record in self.manifest["inputs"])
-        self.outputs = tuple(_port(record) for record in self.manifest["outputs"])
-        self.steps = tuple(_step(record) for record in self.manifest["steps"])
+        self.inputs = tuple(port_info(record) for record in self.manifest["inputs"])
+        self.outputs = tuple(port_info(record) for record in self.manifest["outputs"])
+        self.steps = tuple(step_info(record) for record in self.manifest["steps"])
         self._lock = threading.Lock()
         self._threads = threads
         self._process = os.getpid()
         self._start(manifest_path)
 
     def _start(self, manifest_path: Path) -> None:
-        self._library = _open(manifest_path, self.manifest)
-        self._context = self._create()
+        self._library = open_shared(manifest_path, self.manifest)
+        self._context = self._create(self._threads)
 
     def __call__(self, *arrays: Array | Mapping[str, Array], **named: Array) -> Array | dict[str, Array]:
         """model(x), model(a, b), model(x=a), model({"x": a}); gives the result, or a dict of several.
@@ -166,11 +113,28 @@ class Model:
         Works in a context of its own, so that the model can be used in between.
         """
         call = self._call(self._named((inputs,), {}))
-        context = self._create()
-        try:
+        with self._own_context(self._threads) as context:
             yield from self._layers(context, call)
-        finally:
-            self._function("destroy", None, ctypes.c_void_p)(context)
+
+    def profile(
+        self, inputs: Array | Mapping[str, Array], repeat: int = 20, threads: int = 1
+    ) -> list[tuple[StepInfo, NDArray[np.float64]]]:
+        """Each step, and the seconds that it took in each of `repeat` runs after a first one.
+
+        Works in a context of its own. A step's time includes its call from Python, about a microsecond, and
+        for more than one thread the wait for all of them.
+        """
+        call = self._call(self._named((inputs,), {}))
+        seconds = np.empty((repeat + 1, len(self.steps)))
+        with self._own_context(threads) as context:
+            run_step = self._step_function(call)
+            for row in seconds:
+                for index in range(len(self.steps)):
+                    start = time.perf_counter()
+                    status = run_step(context, index, call.input_pointers, call.output_pointers)
+                    row[index] = time.perf_counter() - start
+                    self._check(status)
+        return [(step, seconds[1:, index]) for index, step in enumerate(self.steps)]
 
     def time(
         self, inputs: Array | Mapping[str, Array], repeat: int = 100, warmup: int = 3
@@ -209,10 +173,10 @@ class Model:
         function.restype, function.argtypes = result, arguments
         return function
 
-    def _create(self) -> int:
+    def _create(self, threads: int) -> int:
         reason = ctypes.c_char_p()
         create = self._function("create", ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_char_p))
-        context: int | None = create(self._threads, ctypes.byref(reason))
+        context: int | None = create(threads, ctypes.byref(reason))
         if context is None:
             raise LoadError(f"{self.name}: {(reason.value or b'unknown reason').decode()}")
         return context
@@ -233,8 +197,17 @@ class Model:
         self._check(status)
         return seconds
 
-    def _layers(self, context: int, call: Call) -> Iterator[tuple[StepInfo, Array]]:
-        run_step = self._function(
+    @contextmanager
+    def _own_context(self, threads: int) -> Generator[int]:
+        """A context beside the model's own, so that the model can be used meanwhile."""
+        context = self._create(threads)
+        try:
+            yield context
+        finally:
+            self._function("destroy", None, ctypes.c_void_p)(context)
+
+    def _step_function(self, call: Call) -> Callable[..., int]:
+        return self._function(
             "run_step_quantized" if call.quantized else "run_step",
             ctypes.c_int,
             ctypes.c_void_p,
@@ -242,6 +215,9 @@ class Model:
             ctypes.c_void_p,
             ctypes.c_void_p,
         )
+
+    def _layers(self, context: int, call: Call) -> Iterator[tuple[StepInfo, Array]]:
+        run_step = self._step_function(call)
         address = self._function("arena", ctypes.c_void_p, ctypes.c_void_p)(context)
         size: int = self.manifest["arena_bytes"]
         arena = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
@@ -323,82 +299,3 @@ def as_bytes(array: Array) -> Array:
 
 def _pointers(arrays: Sequence[Array]) -> Any:
     return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
-
-
-def _manifest_path(path: Path) -> Path:
-    if path.is_file():
-        if path.suffix == ".json":
-            return path
-        return path.with_name(path.stem.removeprefix("lib") + ".json")
-    if not path.is_dir():
-        raise LoadError(f"there is no {path}")
-    found = [file for file in sorted(path.glob("*.json")) if _is_manifest(file)]
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise LoadError(f"{path} must hold one library's manifest; it holds {names}")
-    return found[0]
-
-
-def _is_manifest(path: Path) -> bool:
-    try:
-        record: Any = json.loads(path.read_bytes())
-    except ValueError:
-        return False
-    return isinstance(record, dict) and record.get("format") == _FORMAT
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_file() or not _is_manifest(path):
-        raise LoadError(f"{path} is not the manifest of a library")
-    record: dict[str, Any] = json.loads(path.read_bytes())
-    if record["abi"] != ABI_VERSION:
-        raise LoadError(
-            f"{path.name} has ABI {record['abi']}, this bitloom runs {ABI_VERSION}: compile again"
-        )
-    return record
-
-
-def _open(manifest_path: Path, manifest: Mapping[str, Any]) -> ctypes.CDLL:
-    shared = manifest_path.parent / manifest["files"]["shared"]
-    try:
-        library = ctypes.CDLL(str(shared.resolve()))
-        build = library[f"{manifest['name']}_build"]
-    except (OSError, AttributeError) as error:
-        raise LoadError(
-            f"cannot load {shared} (made for {manifest['triple']}): {error}",
-            "what is made for another machine runs there or emulated: --runner ssh:USER@HOST or qemu:CPU",
-        ) from error
-    build.restype, build.argtypes = ctypes.c_char_p, ()
-    if build().decode() != manifest["build"]:
-        raise LoadError(f"{shared.name} and {manifest_path.name} come from different builds: compile again")
-    return library
-
-
-def _port(record: Mapping[str, Any]) -> PortInfo:
-    codes = record["codes_dtype"]
-    return PortInfo(
-        name=record["name"],
-        dtype=np.dtype(record["dtype"]),
-        shape=tuple(record["shape"]),
-        layout=record["layout"],
-        alignment=record["alignment"],
-        scale=record["scale"],
-        zero_point=record["zero_point"],
-        codes_dtype=None if codes is None else np.dtype(codes),
-    )
-
-
-def _step(record: Mapping[str, Any]) -> StepInfo:
-    view = record["result"]
-    result = None
-    if view is not None:
-        result = ResultInfo(
-            output=view["place"].get("output"),
-            arena_offset=view["place"].get("arena", 0),
-            dtype=np.dtype(view["dtype"]),
-            shape=tuple(view["shape"]),
-            strides=tuple(view["strides"]),
-            storage=np.dtype(view["storage"]),
-            storage_offset=view["storage_offset"],
-        )
-    return StepInfo(record["label"], record["layer"], record["kernel"], record["tiles"], result)

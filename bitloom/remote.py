@@ -13,7 +13,8 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from bitloom.loading import Array, Call, LoadError, Model, ResultInfo, RunError, StepInfo, as_bytes
+from bitloom.library_files import LoadError, ResultInfo, StepInfo
+from bitloom.loading import Array, Call, Model, RunError, as_bytes
 from targets.library.runner_program import link_runner_program
 from targets.runners import Finished, Runner
 
@@ -44,6 +45,10 @@ class RemoteModel(Model):
             raise RunError(f"{self._place} is an emulator: its time says nothing about a real CPU")
         _, seconds = self._execute(self._call(self._named((inputs,), {})), (), warmup + repeat)
         return seconds[warmup:]
+
+    def profile(self, inputs: Array | Mapping[str, Array], repeat: int = 20, threads: int = 1) -> NoReturn:
+        """Raises RunError: only this computer's own library is timed step by step."""
+        raise RunError(f"{self.name} on {self._place}: single steps are timed on this computer alone")
 
     def close(self) -> None:
         runner, self._runner = self._runner, None

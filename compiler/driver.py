@@ -14,16 +14,29 @@ from compiler.lowering.cache import Cache
 from compiler.lowering.kernel import KernelPlan
 from compiler.lowering.program import Program
 from compiler.numerics.element import ElementType
+from compiler.numerics.quantization import QuantizedType
 from compiler.passes.base import Note, Notes, Pass, PassRecord, run_pass
 from compiler.passes.pipeline import FLOAT_PASSES, INTEGER_PASSES
+from compiler.quantize.bit_widths import BitWidthChoice, choose_bit_widths, width_candidates
+from compiler.quantize.budget import Budget
 from compiler.quantize.calibrate import Sample, calibrate
 from compiler.quantize.calibration_run import tensor_stream
+from compiler.quantize.layers import Layer, check_layer_names, contraction_layers
 from compiler.quantize.observers.base import Observer, Range
 from compiler.quantize.observers.minmax import MinMax
-from compiler.quantize.quantize_graph import WeightWidths, quantize_graph
+from compiler.quantize.quantize_graph import WeightWidths, quantize_graph, weight_bytes
+from compiler.quantize.sensitivity import measure_sensitivity, spread_samples
 from compiler.quantize.types import activation_types
 
-Progress = Callable[[str], None]
+
+class Progress(Protocol):
+    """Told what goes on. done, total: of a stage whose pieces are counted; total is 0 otherwise."""
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0, /) -> None: ...
+
+
+def no_progress(_stage: str, _done: int = 0, _total: int = 0, /) -> None:
+    """A `Progress` that tells nobody."""
 
 
 class Target(Protocol):
@@ -31,6 +44,16 @@ class Target(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def description(self) -> str:
+        """The machine and its instruction set, in a few words."""
+        ...
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this computer can run its libraries."""
+        ...
 
     @property
     def digest(self) -> str:
@@ -60,11 +83,12 @@ class Target(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeOptions:
-    """How a float model becomes integer."""
+    """How a float model becomes integer. budget: narrows the weights, from `weights` down, layer by layer."""
 
     weights: WeightWidths = field(default_factory=WeightWidths)
     activations: ElementType = ElementType.I8
     observer: Callable[[], Observer] = MinMax
+    budget: Budget | None = None
 
 
 Watch = Callable[[str, Graph], None]
@@ -86,11 +110,13 @@ class Imported:
 
 @dataclass(slots=True)
 class Compilation:
-    """A model as a verified quantized graph, and what happened on the way."""
+    """A model as a verified quantized graph, and what happened on the way. bit_widths: None without a
+    budget."""
 
     imported: Imported
     graph: Graph
     ranges: Mapping[Value, Range]
+    bit_widths: BitWidthChoice | None = None
 
     @property
     def notes(self) -> list[Note]:
@@ -117,9 +143,14 @@ def quantize_imported(
     samples: Sequence[Sample],
     options: QuantizeOptions,
     watch: Watch = ignore_stages,
-    progress: Progress = lambda _text: None,
+    progress: Progress = no_progress,
 ) -> Compilation:
-    """Calibrates on `samples` and quantizes."""
+    """Calibrates on `samples` and quantizes.
+
+    Errors: BitloomError for a budget that no choice of widths meets, and for names of layers that the model
+    does not have.
+    """
+    check_layer_names(imported.graph, options.weights)
     progress(f"calibrate on {len(samples)} samples")
     ranges = calibrate(
         imported.graph,
@@ -128,12 +159,38 @@ def quantize_imported(
         options.observer,
         options.activations,
     )
-    progress("quantize")
     types = activation_types(imported.graph, ranges, options.activations)
-    graph = quantize_graph(imported.graph, types, options.weights, imported.notes)
+    weights, choice = options.weights, None
+    if options.budget is not None:
+        choice = _chosen_widths(imported.graph, types, samples, options.weights, options.budget, progress)
+        weights = choice.widths(options.weights)
+    progress("quantize")
+    graph = quantize_graph(imported.graph, types, weights, imported.notes)
     watch("quantize", graph)
     _run_passes(INTEGER_PASSES, graph, imported, watch)
-    return Compilation(imported, graph, ranges)
+    return Compilation(imported, graph, ranges, choice)
+
+
+def _chosen_widths(
+    graph: Graph,
+    types: Mapping[Value, QuantizedType],
+    samples: Sequence[Sample],
+    weights: WeightWidths,
+    budget: Budget,
+    progress: Progress,
+) -> BitWidthChoice:
+    candidates = width_candidates(contraction_layers(graph), weights)
+    sensitivity = measure_sensitivity(
+        graph,
+        spread_samples(samples),
+        candidates,
+        lambda done, total: progress("measure sensitivity", done, total),
+    )
+    widest = quantize_graph(graph, types, WeightWidths(), Notes())
+    for p in INTEGER_PASSES:
+        run_pass(p, widest, Notes())
+    fixed = weight_bytes(widest) - sum(layer.weight_bytes(ElementType.I8) for layer in candidates)
+    return choose_bit_widths(candidates, sensitivity, Layer.weight_bytes, budget, fixed)
 
 
 def _run_passes(passes: Sequence[Pass], graph: Graph, imported: Imported, watch: Watch) -> None:

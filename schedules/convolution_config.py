@@ -37,7 +37,7 @@ def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) ->
     c = config
     if c.lanes not in _lane_choices(g, machine):
         raise ValueError(f"{c.lanes} lanes: {machine.name} has vectors of {_lane_choices(g, machine)}")
-    if min(c.vectors, c.columns, c.unroll, c.rows, c.share_columns, c.share_panels) < 1:
+    if min(c.vectors, c.columns, c.unroll, c.rows, c.share_rows, c.share_columns, c.share_panels) < 1:
         raise ValueError(f"every tile needs at least one element: {c}")
     if g.height % c.rows or c.share_rows % c.rows:
         raise ValueError(f"tiles of {c.rows} rows do not divide {g.height} rows and shares of {c.share_rows}")
@@ -47,12 +47,12 @@ def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) ->
     if not whole and (c.share_columns % c.columns or c.share_columns > g.width):
         raise ValueError(f"shares of {c.share_columns} columns are no multiple of {c.columns}")
     if not whole and not _cuts_columns(g):
-        raise ValueError("only a pointwise grid may be cut between columns")
+        raise ValueError("copied rows are not cut between columns, but for pointwise convolutions")
 
 
 def _cuts_columns(g: Geometry) -> bool:
-    """Whether shares may take part of a row: copied rows are whole ones, but for pointwise grids."""
-    return not g.copies or (g.height == g.images == 1 and not g.padded and g.segments == 1)
+    """Whether shares may take part of a row: copied rows are whole ones, but for flat grids."""
+    return not g.copies or g.flat
 
 
 def _lane_choices(g: Geometry, machine: CpuMachine) -> tuple[int, ...]:
@@ -103,8 +103,8 @@ def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, _Tile]]:
     return found
 
 
-# Ways of a first-level cache, and bytes of a line: the same on all machines of interest.
-_WAYS, _LINE = 8, 64
+# Bytes of a cache line.
+_LINE = 64
 
 
 def _cached_pixels(g: Geometry, machine: CpuMachine) -> int:
@@ -113,10 +113,11 @@ def _cached_pixels(g: Geometry, machine: CpuMachine) -> int:
     Pixels a large power of two apart share few sets, and a micro-tile reads all of its pixels in step.
     """
     distance = g.stride[1] * g.pixel_pitch * (2 if g.dot.activation == "int16" else 1)
-    sets = machine.l1_bytes // (_WAYS * _LINE)
+    lines = machine.l1_bytes // _LINE
+    sets = 1 << ((lines // 8).bit_length() - 1)  # caches have 8 ways, or more to make sets a power of two
     if distance % _LINE:
-        return sets * _WAYS
-    return sets // math.gcd(sets, distance // _LINE) * _WAYS
+        return lines
+    return lines // math.gcd(sets, distance // _LINE)
 
 
 def _registers(pixels: int, vectors: int, g: Geometry) -> int:

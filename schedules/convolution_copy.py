@@ -21,7 +21,7 @@ def copy_rows(
     """Fills scratch with the input behind output pixels [row, row + rows) x [column, column + columns).
 
     origin: image, row, column of the output grid; extent: rows, columns. Blocks of columns occur only
-    in pointwise grids; otherwise scratch rows are whole rows of the image with their padding.
+    in flat grids; otherwise scratch rows are whole rows of the image with their padding.
     """
     _RowCopy(plan, operands).emit(origin, extent)
 
@@ -37,7 +37,7 @@ class _RowCopy:
         image, row, column = origin
         rows, columns = extent
         form, channels = self.form, self.form.in_channels
-        if self.g.height == self.g.images == 1 and not self.g.padded and self.g.segments == 1:
+        if self.g.flat:
             with tir.serial(0, columns) as pixel:
                 self._copy(pixel * channels, (column + pixel) * self.g.input_pitch, channels)
             return

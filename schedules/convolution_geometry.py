@@ -52,7 +52,8 @@ def dot_shape(form: Convolution, machine: CpuMachine) -> DotShape:
 class Geometry:
     """Derived sizes; pitches are in elements.
 
-    images, height, width: the grid of output pixels; a pointwise convolution is one row of all pixels.
+    images, height, width: the grid of output pixels. flat: a pointwise convolution, whose grid is one
+    row of all pixels of the batch.
     copies: input rows are copied to scratch first, with padding around them or widened to int16.
     segment_rows, segment_columns, run: the reduction; pixel_pitch, row_pitch: of what the kernel reads.
     in_rows, in_columns: input pixels that a whole image of output reads (with padding).
@@ -61,6 +62,7 @@ class Geometry:
     form: Convolution
     dot: DotShape
     stored: str
+    flat: bool
     images: int
     height: int
     width: int
@@ -140,6 +142,7 @@ def geometry(form: Convolution, machine: CpuMachine) -> Geometry:
         form=form,
         dot=dot,
         stored=stored,
+        flat=flat,
         images=1 if flat else form.batch,
         height=1 if flat else form.out_height,
         width=pixels if flat else form.out_width,

@@ -131,13 +131,31 @@ def machine_named(name: str) -> CpuMachine:
 
 def host_machine() -> CpuMachine:
     """The machine that this computer is. Errors: ValueError for an architecture without any."""
+    family = family_here()
+    if family == (APPLE_M1,):
+        return APPLE_M1
+    if family == _X86:
+        return select_x86(host_features(), _cpuinfo("vendor_id"))
+    if family:
+        return select_arm(host_features(), _cpuinfo("CPU part"))
+    raise ValueError(f"no schedules for {platform.machine()}: x86-64 and 64-bit Arm only")
+
+
+def runs_here(machine: CpuMachine) -> bool:
+    """Whether this computer can run code for `machine`."""
+    return machine in family_here() and (
+        machine is APPLE_M1 or host_features().issuperset(machine.required_features)
+    )
+
+
+def family_here() -> tuple[CpuMachine, ...]:
+    """The machines of this computer's architecture and system; none for an architecture without any."""
     architecture = platform.machine().lower()
     if architecture in ("x86_64", "amd64"):
-        return select_x86(host_features(), _cpuinfo("vendor_id"))
+        return _X86
     if architecture in ("aarch64", "arm64"):
-        on_mac = platform.system() == "Darwin"
-        return APPLE_M1 if on_mac else select_arm(host_features(), _cpuinfo("CPU part"))
-    raise ValueError(f"no schedules for {architecture}: x86-64 and 64-bit Arm only")
+        return (APPLE_M1,) if platform.system() == "Darwin" else tuple(ARM_MACHINES.values())
+    return ()
 
 
 def host_features() -> frozenset[str]:

@@ -9,9 +9,12 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from compiler.driver import Target
 from compiler.ir.diagnostics import BitloomError
+
+if TYPE_CHECKING:
+    from compiler.driver import Target
 
 
 def all_targets() -> Mapping[str, Target]:

@@ -4,41 +4,22 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from compiler.ir.graph import Value
-from compiler.loops.form import Form
-from compiler.lowering.cache import Cache
-from compiler.lowering.kernel import KernelPlan
-from compiler.lowering.machine import CpuMachine
-from compiler.lowering.memory_plan import ALIGNMENT
-from compiler.lowering.objects import build_objects
-from compiler.lowering.program import ConstantPlace, Program, ProgramStep, ScratchPlace
-from compiler.lowering.storage import Place, StorageBuffer, dense_strides
-from compiler.numerics.element import ElementType
-from compiler.ops.edge import Dequantize, Quantize
-from schedules.cpu import plan_kernel
-from schedules.machines import COMPUTERS, host_machine
-from targets.library.description import (
-    Arena,
-    Constant,
-    CpuFeature,
-    DType,
-    Edge,
-    Input,
-    LibraryDescription,
-    Operand,
-    Output,
-    Port,
-    Scratch,
-    Step,
-    View,
-)
-from targets.library.emit import emit_library
-from targets.library.toolchain import Toolchain
+from compiler.lowering.machine import CpuMachine, DotProduct
+from schedules.machines import APPLE_M1, COMPUTERS, family_here, host_machine, runs_here
+
+if TYPE_CHECKING:
+    from compiler.driver import Progress
+    from compiler.loops.form import Form
+    from compiler.lowering.cache import Cache
+    from compiler.lowering.kernel import KernelPlan
+    from compiler.lowering.program import Program
+
+# What builds a library is imported when one is built: a name that is no target is refused at once.
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +28,28 @@ class CpuTarget:
 
     name: str
     machine: CpuMachine
-    triple: str | None = None  # None: this computer's own
+    triple: str | None = None  # as zig spells it; None: this computer's own
+
+    @property
+    def description(self) -> str:
+        """`avx512vnni, 512-bit vectors, vpdpbusd`."""
+        machine = self.machine
+        parts = [machine.name, f"{machine.vector_bits}-bit vectors"]
+        if machine.dot is not DotProduct.NONE:
+            parts.append(machine.dot.value)
+        return ", ".join([*parts, self.triple] if self.triple else parts)
+
+    @property
+    def runs_here(self) -> bool:
+        return runs_here(self.machine)
 
     @property
     def digest(self) -> str:
         return f"{self.name} {self.machine!r} {self.triple}"
 
     def plan_kernel(self, form: Form) -> KernelPlan:
+        from schedules.cpu import plan_kernel
+
         return plan_kernel(form, self.machine)
 
     def emit(
@@ -64,17 +60,25 @@ class CpuTarget:
         attachments: Mapping[str, bytes],
         facts: Mapping[str, Any],
         cache: Cache,
-        progress: Callable[[str], None],
+        progress: Progress,
     ) -> None:
         """The library of `program` in `out`, with more files beside it; facts go into the manifest."""
+        from compiler.lowering.objects import build_objects
+        from targets.library.describing import describe
+        from targets.library.emit import emit_library
+        from targets.library.toolchain import Toolchain
+
         toolchain = Toolchain.host() if self.triple is None else Toolchain(self.triple)
         folder = Path(tempfile.mkdtemp(prefix="bitloom-"))
         try:
             objects = build_objects(
-                program.kernels(), folder, cache, lambda done, all_: progress(f"build kernels {done}/{all_}")
+                program.kernels(),
+                folder,
+                cache,
+                lambda done, total: progress("build kernels", done, total),
             )
             progress("link")
-            description = _Describer(program, name, self.machine).describe()
+            description = describe(program, name, self.machine)
             emit_library(description, objects, out, toolchain, facts, attachments)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -84,79 +88,13 @@ def targets() -> Iterator[CpuTarget]:
     """`host`, and each kind of computer by name."""
     yield CpuTarget("host", host_machine())
     for machine in COMPUTERS:
-        yield CpuTarget(f"cpu/{machine.name}", machine)
+        yield CpuTarget(f"cpu/{machine.name}", machine, _triple(machine))
 
 
-class _Describer:
-    """Program -> library description: bytes instead of elements, storage types instead of codes."""
-
-    def __init__(self, program: Program, name: str, machine: CpuMachine) -> None:
-        self.program, self.name, self.machine = program, name, machine
-
-    def describe(self) -> LibraryDescription:
-        graph = self.program.graph
-        steps = tuple(self._step(i, s) for i, s in enumerate(self.program.steps))
-        return LibraryDescription(
-            name=self.name,
-            steps=steps,
-            constants=self.program.constants.contents(),
-            # Slack in front and behind, which kernels may read.
-            arena_bytes=self.program.memory.arena_bytes + 2 * ALIGNMENT,
-            inputs=tuple(self._port(v, Quantize) for v in graph.inputs),
-            outputs=tuple(self._port(v, Dequantize) for v in graph.outputs),
-            scratch_bytes_per_thread=self.program.scratch_bytes,
-            cpu_features=tuple(CpuFeature(f) for f in self.machine.required_features),
-        )
-
-    def _step(self, index: int, step: ProgramStep) -> Step:
-        result = step.writes[0] if len(step.writes) == 1 else None
-        return Step(
-            kernel=step.plan.symbol,
-            operands=tuple(self._operand(o, step) for o in step.operands),
-            tiles=step.plan.tiles,
-            label=f"{index}:{step.writes[0].name}",
-            layer=" + ".join(step.node.location.names) or step.node.op.mnemonic,
-            result=None if result is None else self._view(result),
-        )
-
-    def _operand(self, operand: Place | ConstantPlace | ScratchPlace, step: ProgramStep) -> Operand:
-        match operand:
-            case ConstantPlace(offset):
-                return Constant(offset)
-            case ScratchPlace():
-                return Scratch(0)
-            case Place(buffer, offset):
-                value = next(v for v in buffer.values if v in (*step.reads, *step.writes))
-                return self._address(buffer, offset * value.type.element.dtype.itemsize)
-
-    def _address(self, buffer: StorageBuffer, byte_offset: int) -> Arena | Input | Output:
-        if buffer.input_port is not None:
-            return Input(buffer.input_port)
-        if buffer.output_port is not None:
-            return Output(buffer.output_port)
-        return Arena(ALIGNMENT + self.program.offsets[buffer] + byte_offset)
-
-    def _view(self, value: Value) -> View | None:
-        place = self.program.places[value]
-        address = self._address(place.buffer, place.offset * value.type.element.dtype.itemsize)
-        if isinstance(address, Input):
-            return None
-        element = value.type.element
-        dtype = DType(str(element.dtype))
-        offset = self.machine.activation_offset if element is ElementType.I8 else 0
-        storage = DType.UINT8 if offset else dtype
-        strides = place.strides or dense_strides(value.type.shape)
-        return View(address, dtype, value.type.shape, strides, storage, offset)
-
-    def _port(self, value: Value, edge: type[Quantize] | type[Dequantize]) -> Port:
-        dtype = DType(str(value.type.element.dtype))
-        steps = [i for i, s in enumerate(self.program.steps) if value in (*s.reads, *s.writes)]
-        found: Edge | None = None
-        if len(steps) == 1 and isinstance(self.program.steps[steps[0]].node.op, edge):
-            step = self.program.steps[steps[0]]
-            codes = step.writes[0] if edge is Quantize else step.reads[0]
-            view = self._view(codes)
-            if view is not None and isinstance(view.place, Arena):
-                of = codes.type.codes
-                found = Edge(steps[0], view, of.scale, of.zero_point)
-        return Port(value.name, dtype, value.type.shape, "", found)
+def _triple(machine: CpuMachine) -> str | None:
+    """Where a machine of another architecture than this computer's is at home."""
+    if machine in family_here():
+        return None
+    if machine.is_x86:
+        return "x86_64-linux-gnu.2.17"
+    return "aarch64-macos" if machine is APPLE_M1 else "aarch64-linux-gnu.2.17"

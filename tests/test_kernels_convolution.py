@@ -63,6 +63,10 @@ def _host_features() -> frozenset[str]:
 HOST_MACHINES = [
     m for m in X86_MACHINES if "sse2" in _host_features() and _host_features().issuperset(m.required_features)
 ]
+needs_emulation = pytest.mark.skipif(
+    shutil.which("qemu-aarch64") is None, reason="qemu-aarch64 is not installed"
+)
+SLOW_DRAWS = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
 needs_host = pytest.mark.skipif(not HOST_MACHINES, reason="no x86 kernels run on this computer")
 
 
@@ -185,9 +189,11 @@ def forms(draw: st.DrawFn) -> Convolution:
     kernel, stride, dilation = (size(3), size(4)), (size(2), size(3)), (size(2), size(2))
     groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
     channels, outputs = groups * size(21), groups * draw(st.sampled_from([1, 3, 8, 10, 16, 24, 40]))
-    height, width = size(9), draw(st.sampled_from([1, 5, 7, 16, 33]))
-    pad = (draw(st.integers(0, kernel[0] * dilation[0])), draw(st.integers(0, kernel[1] * dilation[1])))
-    beyond = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
+    height, width = draw(st.sampled_from([1, 1, 3, 6, 9])), draw(st.sampled_from([1, 5, 7, 16, 33]))
+    pad, beyond = (0, 0), (0, 0)
+    if draw(st.booleans()):
+        pad = (draw(st.integers(0, kernel[0] * dilation[0])), draw(st.integers(0, kernel[1] * dilation[1])))
+        beyond = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     out = [
         (n + p + b - r) // s + 1
@@ -224,7 +230,7 @@ def _pointwise(pixels: int, channels: int, outputs: int, weight: ElementType = I
 @settings(
     max_examples=50,
     deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+    suppress_health_check=SLOW_DRAWS,
     derandomize=True,
 )
 @given(form=forms(), seed=st.integers(0, 2**32), data=st.data())
@@ -232,6 +238,16 @@ def test_kernel_computes_the_definition(form: Convolution, seed: int, data: st.D
     machine = data.draw(st.sampled_from(HOST_MACHINES))
     configs = [None, *itertools.islice(candidate_configs(form, machine), 40)]
     plan = plan_convolution(form, machine, data.draw(st.sampled_from(configs)))
+    if data.draw(st.booleans()):
+        config, times = plan.config, st.integers(1, 3)
+        columns = config.columns * data.draw(times) if plan.geometry.flat else plan.geometry.width
+        config = replace(
+            config,
+            share_rows=config.rows * data.draw(times),
+            share_columns=min(columns, plan.geometry.width),
+            share_panels=data.draw(times),
+        )
+        plan = plan_convolution(form, machine, config)
     check(plan, seed, extreme=data.draw(st.booleans()))
 
 
@@ -253,11 +269,15 @@ def test_extremes_are_exact(machine: CpuMachine, output: ElementType) -> None:
         Convolution(1, 33, 33, 3, 17, 17, 24, 3, 3, I8, I8, I8, stride=(2, 2), pad=(1, 1)),
         Convolution(1, 28, 28, 1, 24, 24, 8, 5, 5, I8, I8, I8),
         Convolution(2, 14, 14, 64, 14, 14, 48, 3, 3, I8, I8, I8, pad=(1, 1), groups=4),
+        Convolution(1, 1, 60, 8, 1, 58, 16, 1, 3, I8, I8, I8),
+        Convolution(1, 1, 61, 8, 1, 31, 16, 1, 1, I8, I8, I8, stride=(1, 2)),
+        Convolution(1, 14, 14, 24, 14, 14, 24, 3, 3, I8, I8, I8, pad=(1, 1), groups=24),
     ],
-    ids=lambda f: f"{f.in_height}x{f.in_channels}to{f.out_channels}{f.weight.value}",
+    ids=lambda f: f"{f.in_height}x{f.in_width}x{f.in_channels}to{f.out_channels}{f.weight.value}",
 )
-def test_layers_of_networks_are_exact(form: Convolution) -> None:
-    check(plan_convolution(form, HOST_MACHINES[0]), seed=2)
+@pytest.mark.parametrize("machine", HOST_MACHINES[:2], ids=lambda m: m.name)
+def test_layers_of_networks_are_exact(form: Convolution, machine: CpuMachine) -> None:
+    check(plan_convolution(form, machine), seed=2)
 
 
 @needs_host
@@ -282,17 +302,30 @@ def test_accumulator_at_the_edge_of_int32_is_rescaled_exactly() -> None:
         np.testing.assert_array_equal(got, np.broadcast_to(expected, got.shape))
 
 
-@pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="qemu-aarch64 is not installed")
+def check_aarch64(plan: ConvolutionPlan, seed: int, extreme: bool = False) -> None:
+    rng = np.random.default_rng(seed)
+    constants, image = draw_constants(plan.form, rng, extreme), draw_image(plan.form, rng, extreme)
+    operands = operands_of(plan, image, constants, 0x5A)
+    after = call_aarch64(plan, list(operands.values()))[plan.operands.index("output")]
+    np.testing.assert_array_equal(codes_of(plan, after, 0x5A), reference(plan.form, image, constants))
+
+
+@needs_emulation
 @pytest.mark.parametrize("machine", ARM_MACHINES, ids=lambda m: m.name)
 @pytest.mark.parametrize("weight", [I8, I4, B1], ids=lambda e: e.value)
 def test_aarch64_kernels_are_exact(machine: CpuMachine, weight: ElementType) -> None:
     form = Convolution(1, 9, 9, 19, 9, 9, 21, 3, 3, I8, weight, I8, pad=(1, 1), output_pitch=23)
-    plan = plan_convolution(form, machine)
-    rng = np.random.default_rng(3)
-    constants, image = draw_constants(form, rng), draw_image(form, rng)
-    operands = operands_of(plan, image, constants, 0x5A)
-    after = call_aarch64(plan, list(operands.values()))[plan.operands.index("output")]
-    np.testing.assert_array_equal(codes_of(plan, after, 0x5A), reference(form, image, constants))
+    check_aarch64(plan_convolution(form, machine), seed=3)
+
+
+@pytest.mark.slow
+@needs_emulation
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=SLOW_DRAWS)
+@given(form=forms(), machine=st.sampled_from(ARM_MACHINES), seed=st.integers(0, 2**32), extreme=st.booleans())
+def test_aarch64_kernels_compute_the_definition(
+    form: Convolution, machine: CpuMachine, seed: int, extreme: bool
+) -> None:
+    check_aarch64(plan_convolution(form, machine), seed, extreme)
 
 
 def test_machines_that_cannot_run_here_still_build() -> None:

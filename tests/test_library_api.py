@@ -58,6 +58,18 @@ def test_layers_gives_the_logical_codes_of_each_step(
     assert found["quantize x"].dtype == np.int8 and found["total"].shape == (1,)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_profile_times_each_step_in_each_run(tiny: Built, x: np.ndarray, threads: int) -> None:
+    with load(tiny.files.manifest, 1) as model:
+        before = model({"x": x})
+        profile = model.profile({"x": x}, repeat=7, threads=threads)
+        after = model({"x": x})
+    assert tuple(step for step, _ in profile) == model.steps
+    assert all(seconds.shape == (7,) and (seconds > 0).all() for _, seconds in profile)
+    assert isinstance(before, dict) and isinstance(after, dict)
+    np.testing.assert_array_equal(before["y"], after["y"])
+
+
 def test_serves_as_an_onnxruntime_session(tiny: Built, x: np.ndarray) -> None:
     with load(tiny.files.manifest) as model:
         assert [(p.name, p.shape, p.type) for p in model.get_inputs()] == [("x", SHAPE, "tensor(float)")]

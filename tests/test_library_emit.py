@@ -46,6 +46,16 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         assert file.read_bytes() == (second / "out_tiny" / file.name).read_bytes(), file.name
 
 
+def test_libraries_that_differ_in_constants_alone_keep_their_own(tmp_path: Path) -> None:
+    """One name, one structure, one length: only the numbers tell two trainings of a model apart."""
+    kernels, first = [kernel_object(tmp_path)], description()
+    changed = bytes(64) + b"\x2a\x2b\x2c" + first.constants[67:]
+    for described, folder in ((first, "a"), (replace(first, constants=changed), "b")):
+        files = emit_library(described, kernels, tmp_path / folder, HOST)
+        for file in (files.static, files.shared):
+            assert described.constants in file.read_bytes(), file.name
+
+
 def test_the_manifest_carries_the_callers_records(tmp_path: Path) -> None:
     described, kernels = description(), [kernel_object(tmp_path)]
     files = emit_library(described, kernels, tmp_path / "out", HOST, {"tuning": [1, 2]})

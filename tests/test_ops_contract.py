@@ -21,13 +21,13 @@ from compiler.ir.types import TensorType, f32
 from compiler.ir.verifier import verify
 from compiler.loops.evaluate import evaluate
 from compiler.loops.form import Convolution, LoopForm, Role
-from compiler.numerics.convolve import Window, convolve
 from compiler.numerics.element import Array, ElementType
-from compiler.numerics.fixed_point import requantize
-from compiler.numerics.quantization import Quantization, QuantizedType, dequantize_array
+from compiler.numerics.quantization import Quantization, QuantizedType
 from compiler.ops import OPS
 from compiler.ops.edge import Dequantize, Quantize, Requantize
+from tests.convolution_form import evaluate_convolution
 from tests.op_cases import OpCase, all_cases
+from tests.rounding import assert_rounded, dequantized
 
 CASES = all_cases()
 
@@ -97,18 +97,8 @@ def test_the_form_computes_the_reference_bit_for_bit(mnemonic: str, data: st.Dat
 @for_each_operator
 def test_codes_lie_within_rounding_of_the_real_result(mnemonic: str, data: st.DataObject) -> None:
     case = draw(data, mnemonic)
-    if case.is_float or case.slack is None:
-        return
-    real = [dequantized(a, t) for a, t in zip(case.arrays, case.types, strict=True)]
-    expected = case.op.float_reference(case.types, real)
-    for codes, wanted, type_ in zip(run_reference(case), expected, case.results, strict=True):
-        if not type_.is_quantized:
-            np.testing.assert_allclose(dequantized(codes, type_), wanted, rtol=1e-5, atol=1e-5)
-            continue
-        step = type_.codes.quantization.scale_array(type_.rank)
-        low, high = (dequantized(np.array(e), type_) for e in (type_.element.low, type_.element.high))
-        error = np.abs(dequantized(codes, type_) - np.clip(wanted, low, high)) / step
-        assert error.max() <= case.slack
+    if not case.is_float:
+        assert_rounded(case.op, case.types, case.arrays, run_reference(case))
 
 
 @for_each_operator
@@ -239,35 +229,3 @@ def evaluate_lowered(lowered: Lowered, arrays: tuple[Array, ...]) -> list[Array]
             assert lowered.constants[buffer.name].dtype == buffer.element.dtype
     outputs = evaluate(form, {**named, **lowered.constants})
     return [outputs[b.name] for b in form.buffers if b.role is Role.OUTPUT]
-
-
-def evaluate_convolution(form: Convolution, x: Array, constants: Mapping[str, Array]) -> Array:
-    """What the docstring of `Convolution` says, in float64 (sums stay below 2**53)."""
-    zero_in, zero_out, low, high = (int(p) for p in constants["parameters"])
-    x = x.reshape(form.batch, form.in_height, form.in_width, form.in_channels)
-    kernel = (form.kernel_height, form.kernel_width)
-    needed = [
-        (out - 1) * s + d * (k - 1) + 1
-        for out, s, d, k in zip(
-            (form.out_height, form.out_width), form.stride, form.dilation, kernel, strict=True
-        )
-    ]
-    pads = (*form.pad, needed[0] - form.in_height - form.pad[0], needed[1] - form.in_width - form.pad[1])
-    # A stride may leave rows at the bottom unread: negative padding.
-    x = x[:, : x.shape[1] + min(pads[2], 0), : x.shape[2] + min(pads[3], 0)]
-    window = Window(kernel, form.stride, form.dilation, (pads[0], pads[1], max(pads[2], 0), max(pads[3], 0)))
-    weight = constants["weight"].reshape(form.out_channels, *kernel, form.in_channels // form.groups)
-    products = convolve(x.astype(np.float64) - zero_in, weight.astype(np.float64), window, form.groups)
-    accumulator = products.astype(np.int64) + constants["bias"]
-    if not form.requantizes:
-        return accumulator.astype(np.int32)
-    codes = requantize(accumulator, constants["multiplier"], constants["shift"], zero_out, low, high)
-    return codes.astype(form.output.dtype)
-
-
-def dequantized(array: Array, type_: TensorType) -> Array:
-    """Real values in float64 of codes, or of floats."""
-    if type_.element is ElementType.F32:
-        return array.astype(np.float64)
-    assert type_.quantization is not None
-    return dequantize_array(array, type_.codes)

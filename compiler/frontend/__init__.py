@@ -6,7 +6,22 @@ QONNX) will enter here too, in a file of their own that turns their nodes into q
 `importing` refuses them.
 """
 
-from compiler.frontend.importing import import_graph
-from compiler.frontend.reading import Model, load_model
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compiler.frontend.importing import import_graph
+    from compiler.frontend.reading import Model, load_model
 
 __all__ = ["Model", "import_graph", "load_model"]
+
+# Imported on first use: `wire` alone says what a file is, long before any operator is known.
+_HOMES = {"Model": "reading", "import_graph": "importing", "load_model": "reading"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compiler.frontend.wire import check_onnx
+from compiler.frontend.wire import read_checked
 from compiler.ir.diagnostics import BitloomError
 
 if TYPE_CHECKING:
@@ -80,28 +80,13 @@ def load_model(path: Path) -> Model:
     Errors: BitloomError for a file that is missing, no ONNX model, cut off, without its external data,
     without a graph, or of an opset that `onnx` does not know or cannot convert.
     """
-    data = _bytes(path)
-    check_onnx(path, data)
-    proto = _parse(path, data)
+    proto = _parse(path, read_checked(path))
     if not proto.HasField("graph"):
         raise BitloomError(f"{path}: the model holds no graph", "export the model again")
     if not proto.graph.output:
         raise BitloomError(f"{path}: the graph has no outputs", "export the model again")
     _check_external_data(path, proto)
     return Model(path, _inlined(path, _converted(path, proto)))
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise BitloomError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        found = sorted(p.name for p in path.glob("*.onnx"))
-        hint = f"it holds {', '.join(found)}" if found else "give the path of an .onnx file"
-        raise BitloomError(f"{path}: this is a directory, not an ONNX file", hint) from None
-    except OSError as error:
-        raise BitloomError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _parse(path: Path, data: bytes) -> ModelProto:

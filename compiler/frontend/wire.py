@@ -47,6 +47,22 @@ class _EndOfFileError(Exception):
     pass
 
 
+def read_checked(path: Path) -> bytes:
+    """The file's bytes. Errors: BitloomError where it cannot be read; those of `check_onnx`."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise BitloomError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        found = sorted(p.name for p in path.glob("*.onnx"))
+        hint = f"it holds {', '.join(found)}" if found else "give the path of an .onnx file"
+        raise BitloomError(f"{path}: this is a directory, not an ONNX file", hint) from None
+    except OSError as error:
+        raise BitloomError(f"{path}: cannot be read: {error.strerror}") from None
+    check_onnx(path, data)
+    return data
+
+
 def check_onnx(path: Path, data: bytes) -> None:
     """Walks over the top-level fields of a ModelProto.
 

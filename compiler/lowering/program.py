@@ -17,9 +17,9 @@ from compiler.ir.op import Lowered, Operand
 from compiler.loops.form import Form, LoopForm, Role
 from compiler.lowering.kernel import KernelPlan
 from compiler.lowering.memory_plan import ALIGNMENT, Lifetime, MemoryPlan, aligned, plan_memory
-from compiler.lowering.storage import Place, StorageBuffer, place_values
+from compiler.lowering.storage import Place, StorageBuffer, part_places, place_values, slice_place
 from compiler.numerics.element import Array
-from compiler.ops.shape import Reshape, Transpose
+from compiler.ops.shape import Reshape
 from compiler.ops.slicing import Concat, Slice
 
 PlanKernel = Callable[[Form], KernelPlan]
@@ -40,13 +40,17 @@ class ScratchPlace:
 
 @dataclass(eq=False, slots=True)
 class ProgramStep:
-    """One kernel call. operands: in the order of the plan's; reads, writes: the values behind them."""
+    """One kernel call. operands: in the order of the plan's; reads, writes: the values behind them.
+
+    completes: whether the values written are whole now; a concatenation may be copied part by part.
+    """
 
     node: Node
     plan: KernelPlan
     operands: tuple[Place | ConstantPlace | ScratchPlace, ...]
     reads: tuple[Value, ...]
     writes: tuple[Value, ...]
+    completes: bool = True
 
 
 class ConstantBlob:
@@ -119,9 +123,9 @@ class _Builder:
                 return
             case Reshape():
                 self._copy_unless_shared(node, node.inputs[0], node.output)
-            case Concat() if self._has_shared_part(node):
+            case Concat() if self._has_part_in_place(node):
                 self._copy_missing_parts(node)
-            case Slice() if self._shares(node.inputs[0], node.output):
+            case Slice() if self._is_read_in_place(node.op, node.inputs[0], node.output):
                 return
             case _:
                 operands = [self._operand(v) for v in node.inputs]
@@ -133,30 +137,30 @@ class _Builder:
             return Operand(value.type, None, value.constant)
         return Operand(value.type, self.places[value].strides)
 
-    def _shares(self, a: Value, b: Value) -> bool:
-        return a in self.places and self.places[a].buffer is self.places[b].buffer
+    def _is_read_in_place(self, op: Slice, x: Value, y: Value) -> bool:
+        # The same buffer is not enough: a slice may be another part of the concatenation that x is part of.
+        return x in self.places and self.places[y] == slice_place(op, x, self.places[x])
 
-    def _has_shared_part(self, node: Node) -> bool:
-        return any(self._shares(v, node.output) for v in node.inputs)
+    def _has_part_in_place(self, node: Node) -> bool:
+        parts = part_places(node, self.places[node.output])
+        return any(self.places.get(v) == part for v, part in zip(node.inputs, parts, strict=True))
 
     def _copy_unless_shared(self, node: Node, x: Value, y: Value) -> None:
-        if not self._shares(x, y):
-            self._copy(node, x, Place(self.places[y].buffer, self.places[y].offset))
+        """x is copied in its own shape, so y lies in C order: views never walk strides."""
+        if self.places.get(x) != self.places[y]:
+            self._copy(node, x, self.places[y])
 
     def _copy_missing_parts(self, node: Node) -> None:
         """The parts of a concatenation that could not be written in place."""
-        assert isinstance(node.op, Concat)
-        whole, start = self.places[node.output], 0
-        strides = whole.strides or _dense(node.output)
-        for value in node.inputs:
-            if value.constant is not None or not self._shares(value, node.output):
-                offset = whole.offset + start * strides[node.op.axis]
-                self._copy(node, value, Place(whole.buffer, offset, strides))
-            start += value.type.shape[node.op.axis]
+        parts = zip(node.inputs, part_places(node, self.places[node.output]), strict=True)
+        missing = [(value, part) for value, part in parts if self.places.get(value) != part]
+        for value, part in missing:
+            self._copy(node, value, part)
+            self.steps[-1].completes = part is missing[-1][1]
 
     def _copy(self, node: Node, x: Value, to: Place) -> None:
-        identity = Transpose(tuple(range(x.type.rank)))
-        lowered = identity.lower([self._operand(x)], [Operand(x.type, to.strides)])
+        """A copy is a concatenation of one part: x may be a constant."""
+        lowered = Concat(0).lower([self._operand(x)], [Operand(x.type, to.strides)])
         self._emit(node, lowered, [x], [to])
 
     def _emit(self, node: Node, lowered: Lowered, inputs: Sequence[Value], outputs: Sequence[Place]) -> None:
@@ -181,11 +185,6 @@ def operand_names(form: Form) -> tuple[list[str], list[str]]:
         [b.name for b in form.buffers if b.role is Role.INPUT],
         [b.name for b in form.buffers if b.role is Role.OUTPUT],
     )
-
-
-def _dense(value: Value) -> tuple[int, ...]:
-    shape = value.type.shape
-    return tuple(int(np.prod(shape[d + 1 :], dtype=np.int64)) for d in range(len(shape)))
 
 
 def lifetimes(program: Program) -> dict[StorageBuffer, Lifetime]:

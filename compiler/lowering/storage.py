@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from compiler.ir.graph import Graph, Node, Value
 from compiler.ops.shape import Reshape
 from compiler.ops.slicing import Concat, Slice
@@ -86,18 +84,18 @@ class _Placer:
         self.places[value] = place
 
     def _place_parts(self, node: Node) -> None:
-        """Lets the inputs of a concatenation be written into its result, where their producers can."""
+        """Lets the inputs of a concatenation be written into its result, where their producers can and the
+        result is not the caller's: external buffers are addressed at their start alone."""
         result = node.output
         if result not in self.places:
             self._own(result)
         whole = self.places[result]
+        if whole.buffer.is_external:
+            return
         strides = whole.strides or dense_strides(result.type.shape)
-        axis, start = _axis(node), 0
-        for value in node.inputs:
-            offset = whole.offset + start * strides[axis]
-            start += value.type.shape[axis]
+        for value, part in zip(node.inputs, part_places(node, whole), strict=True):
             if self._may_be_part(value, node, strides):
-                self._put(value, Place(whole.buffer, offset, _normalized(value.type.shape, strides)))
+                self._put(value, part)
 
     def _may_be_part(self, value: Value, node: Node, strides: Strides) -> bool:
         producer = value.producer
@@ -122,18 +120,35 @@ class _Placer:
 
     def _put_slice(self, op: Slice, value: Value, x: Value) -> bool:
         """Lets a slice be read out of its input, where all its readers can."""
-        place = self.places[x]
-        if place.buffer.input_port is not None:
+        whole = self.places[x]
+        if whole.buffer.is_external or any(step < 1 for step in op.step):
             return False
-        strides = place.strides or dense_strides(x.type.shape)
-        moved = tuple(s * step for s, step in zip(strides, op.step, strict=True))
-        if any(step < 1 for step in op.step):
+        place = slice_place(op, x, whole)
+        strides = place.strides or dense_strides(op.shape)
+        if not all(user.op.takes_strides(op.shape, strides) for user, _ in value.uses):
             return False
-        if not all(user.op.takes_strides(value.type.shape, moved) for user, _ in value.uses):
-            return False
-        offset = place.offset + sum(b * s for b, s in zip(op.begin, strides, strict=True))
-        self._put(value, Place(place.buffer, offset, _normalized(value.type.shape, moved)))
+        self._put(value, place)
         return True
+
+
+def part_places(node: Node, whole: Place) -> list[Place]:
+    """Where each input of a concatenation would lie inside its result, which lies at `whole`."""
+    assert isinstance(node.op, Concat)
+    strides = whole.strides or dense_strides(node.output.type.shape)
+    places: list[Place] = []
+    offset = whole.offset
+    for value in node.inputs:
+        places.append(Place(whole.buffer, offset, _normalized(value.type.shape, strides)))
+        offset += value.type.shape[node.op.axis] * strides[node.op.axis]
+    return places
+
+
+def slice_place(op: Slice, x: Value, whole: Place) -> Place:
+    """Where a slice with positive steps lies inside its input `x`, which lies at `whole`."""
+    strides = whole.strides or dense_strides(x.type.shape)
+    offset = whole.offset + sum(b * s for b, s in zip(op.begin, strides, strict=True))
+    moved = tuple(s * step for s, step in zip(strides, op.step, strict=True))
+    return Place(whole.buffer, offset, _normalized(op.shape, moved))
 
 
 def _normalized(shape: tuple[int, ...], strides: Strides) -> Strides | None:
@@ -141,8 +156,3 @@ def _normalized(shape: tuple[int, ...], strides: Strides) -> Strides | None:
     dense = dense_strides(shape)
     same = all(s == d for n, s, d in zip(shape, strides, dense, strict=True) if n != 1)
     return None if same else strides
-
-
-def _axis(node: Node) -> int:
-    assert isinstance(node.op, Concat)
-    return int(np.arange(node.output.type.rank)[node.op.axis])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -70,6 +71,9 @@ class Dense(Op):
             return (accumulator.astype(np.int32),)
         return (requantized(accumulator, inputs, self.to, self.clamp),)
 
+    def takes_strides(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+        return is_row_slice(shape, strides)
+
     def overflow(self, inputs: Types, constants: Sequence[Array | None]) -> str | None:
         return overflow_reason(inputs, constants)
 
@@ -107,13 +111,17 @@ class Dense(Op):
 
 
 def _pitch(operand: Operand) -> int | None:
-    """Elements between neighbouring rows; None where they are dense.
-
-    Errors: ValueError where the rows are not evenly spaced (a slice of any axis but the last).
-    """
+    """Elements between neighbouring rows; None where they are dense. Rows are evenly spaced: see
+    `is_row_slice`."""
     strides, shape = operand.strides, operand.type.shape
     if strides is None or len(shape) < 2:
         return None
-    if any(strides[d] != strides[d + 1] * shape[d + 1] for d in range(len(shape) - 2)):
-        raise ValueError(f"rows of {operand.type} with strides {strides} are not evenly spaced")
-    return strides[-2]
+    # Axes of extent 1 say nothing of the pitch.
+    return next((s for s, n in zip(strides[-2::-1], shape[-2::-1], strict=True) if n > 1), strides[-2])
+
+
+def is_row_slice(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether elements of a row are contiguous and neighbouring rows lie a constant pitch apart."""
+    rows = [(s, n) for s, n in zip(strides[:-1], shape[:-1], strict=True) if n > 1]
+    even = all(s == inner * n for (s, _), (inner, n) in pairwise(rows))
+    return (strides[-1] == 1 or shape[-1] == 1) and even

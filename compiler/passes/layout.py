@@ -14,7 +14,6 @@ from typing import ClassVar
 import numpy as np
 
 from compiler.ir.graph import Graph, Node, Value
-from compiler.ir.types import f32
 from compiler.ops.shape import Reshape, Transpose
 from compiler.passes.base import Notes, Pass
 
@@ -47,8 +46,7 @@ def _simplify(graph: Graph, node: Node) -> bool:
     if not isinstance(node.op, Transpose):
         return _merge_reshapes(graph, node)
     permutation, x = node.op.permutation, node.inputs[0]
-    if permutation == tuple(range(len(permutation))):
-        bypass(graph, node)
+    if permutation == tuple(range(len(permutation))) and bypass(graph, node):
         return True
     before = x.producer
     if before is not None and isinstance(before.op, Transpose):
@@ -66,8 +64,7 @@ def _merge_reshapes(graph: Graph, node: Node) -> bool:
     if not isinstance(node.op, Reshape):
         return False
     x = node.inputs[0]
-    if x.type.shape == node.op.shape:
-        bypass(graph, node)
+    if x.type.shape == node.op.shape and bypass(graph, node):
         return True
     if x.producer is not None and isinstance(x.producer.op, Reshape):
         graph.set_op(node, node.op, [x.producer.inputs[0]])
@@ -75,13 +72,13 @@ def _merge_reshapes(graph: Graph, node: Node) -> bool:
     return False
 
 
-def bypass(graph: Graph, node: Node) -> None:
-    """Replaces a node that changes nothing by its input. A graph output keeps its name: the input takes it,
-    unless the input has a name of its own to keep."""
+def bypass(graph: Graph, node: Node) -> bool:
+    """Replaces a node that changes nothing by its input; whether it could. A graph output keeps its name: the
+    input takes it, unless the input has a name of its own to keep."""
     x, y = node.inputs[0], node.output
     keeps_name = graph.is_output(x) or any(v is x for v in graph.inputs) or not graph.is_output(y)
     if graph.is_output(y) and keeps_name:
-        return
+        return False
     name = y.name
     graph.replace_uses(y, x)
     if x.source is None:
@@ -89,6 +86,7 @@ def bypass(graph: Graph, node: Node) -> None:
     graph.erase(node)
     if not keeps_name:
         graph.rename(x, name)
+    return True
 
 
 def _sink(graph: Graph, node: Node) -> bool:
@@ -138,4 +136,4 @@ def _before_transpose(graph: Graph, node: Node, value: Value, permutation: Permu
         return value
     array = array.reshape((1,) * (len(permutation) - array.ndim) + array.shape)
     array = np.ascontiguousarray(array.transpose(inverse(permutation)))
-    return graph.constant(array, f32(*array.shape), node.location, f"{value.name}.permuted")
+    return graph.constant(array, value.type.with_shape(array.shape), node.location, f"{value.name}.permuted")

@@ -48,9 +48,10 @@ class Toolchain:
     ) -> None:
         """Makes position-independent object code without debug information from C or assembly."""
         language = ["-std=c11", "-Wall", "-Wextra", "-Werror"] if source.suffix == ".c" else []
-        folders = [f"-I{folder}" for folder in include]
+        folders = [f"-I{folder.absolute()}" for folder in include]
         # Paths are given relative to the source's folder: nothing in the object depends on where it was made.
-        arguments = ["-O2", "-g0", "-fPIC", *language, *folders, *flags, "-c", source.name, "-o", str(output)]
+        made = ["-c", source.name, "-o", str(output.absolute())]
+        arguments = ["-O2", "-g0", "-fPIC", *language, *folders, *flags, *made]
         self._run([*self._compiler(), *arguments], source.parent)
 
     def link_shared(self, objects: Sequence[Path], output: Path, exports: Sequence[str]) -> None:

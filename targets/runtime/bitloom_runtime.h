@@ -6,8 +6,8 @@
 #ifndef BITLOOM_RUNTIME_H
 #define BITLOOM_RUNTIME_H
 
-#include "bitloom_barrier.h"
 #include "bitloom_cpu.h"
+#include "bitloom_signal.h"
 #include "bitloom_system.h"
 
 enum { BL_THREADS_MOST = 256, BL_WORKER_STACK_BYTES = 1 << 20 }; /* musl's default stack is 128 KiB */
@@ -47,27 +47,32 @@ struct bl_library {
 
 struct bl_job {
     struct bl_operands at;
-    int first, last; /* steps, half open */
+    int step, last; /* the current one; the end of the run */
     int quantized;
-    int stop;
 };
 
 struct bl_worker {
+    /* The tiles of the current step that are this worker's to begin, unless another is faster: the first in the lower
+     * half, their end in the upper one. */
+    _Alignas(BL_CACHE_LINE) _Atomic uint64_t share;
     _Alignas(BL_CACHE_LINE) struct bl_context *context;
     pthread_t thread;
     int index;
-    uint32_t phase;
-    struct bl_patience idle, busy; /* between runs and within one: their waits have nothing in common */
 };
 
+/* A step is opened by giving each worker its share, and ends when all tiles are finished, not when all workers have
+ * seen it: one that sleeps, or that the system has put aside, holds up nobody unless it has begun a tile. Whoever
+ * finishes the last tile goes on: runs the serial steps that follow, and opens the next parallel one.
+ * The job may be read by whoever has claimed a tile, and written by whoever finished the last one. */
 struct bl_context {
-    struct bl_barrier barrier;
-    struct bl_job job;
+    struct bl_signal signal; /* changes when a step opens, the run ends, or the workers are to stop */
+    _Alignas(BL_CACHE_LINE) _Atomic int32_t unfinished; /* tiles of the current step */
+    _Alignas(BL_CACHE_LINE) struct bl_job job;
     const struct bl_library *library;
     unsigned char *arena, *scratch;
     void *allocation; /* to be freed, or NULL */
     int threads;
-    _Atomic int kernel_failed;
+    _Atomic int running, stopping, kernel_failed;
     struct bl_worker workers[];
 };
 
@@ -101,55 +106,97 @@ static inline size_t bl_context_bytes(const struct bl_library *library, int thre
            count * library->scratch_bytes;
 }
 
-static inline void bl_run_part(struct bl_context *context, const struct bl_step *step, int worker, int team)
+static inline void bl_run_tiles(struct bl_context *context, const struct bl_worker *worker, int32_t begin, int32_t end)
 {
-    int32_t begin = (int32_t)((int64_t)step->tiles * worker / team);
-    int32_t end = (int32_t)((int64_t)step->tiles * (worker + 1) / team);
-    unsigned char *scratch = context->scratch + (size_t)worker * context->library->scratch_bytes;
+    const struct bl_step *step = &context->library->steps[context->job.step];
+    unsigned char *scratch = context->scratch + (size_t)worker->index * context->library->scratch_bytes;
 
-    if (begin < end && step->run(&context->job.at, scratch, begin, end) != 0)
+    if (step->run(&context->job.at, scratch, begin, end) != 0)
         atomic_store_explicit(&context->kernel_failed, 1, memory_order_relaxed);
 }
 
-static inline int bl_is_parallel(const struct bl_job *job, const struct bl_step *step)
+static inline void bl_open_step(struct bl_context *context, int32_t tiles)
 {
-    return step->tiles > 1 && !(job->quantized && step->move_codes);
+    int threads = context->threads;
+
+    atomic_store_explicit(&context->unfinished, tiles, memory_order_relaxed);
+    for (int i = 0; i < threads; i++) {
+        uint64_t begin = (uint64_t)tiles * i / threads, end = (uint64_t)tiles * (i + 1) / threads;
+        atomic_store_explicit(&context->workers[i].share, end << 32 | begin, memory_order_release);
+    }
+    bl_signal_change(&context->signal);
 }
 
-/* One thread's share of a job. The team meets between two steps unless worker 0 does both alone. */
-static inline void bl_run_share(struct bl_context *context, struct bl_worker *worker, int team)
+/* Goes on after the current step, alone: all its tiles are finished. */
+static inline void bl_advance(struct bl_context *context, const struct bl_worker *worker)
 {
-    const struct bl_job *job = &context->job;
-    int parallel = 0;
+    struct bl_job *job = &context->job;
 
-    for (int i = job->first; i < job->last; i++) {
-        const struct bl_step *step = &context->library->steps[i];
-        int was_parallel = parallel;
-
-        parallel = bl_is_parallel(job, step);
-        if (team > 1 && i > job->first && (parallel || was_parallel))
-            bl_barrier_meet(&context->barrier, (uint32_t)team, &worker->phase, &worker->busy);
-        if (parallel)
-            bl_run_part(context, step, worker->index, team);
-        else if (worker->index == 0 && job->quantized && step->move_codes)
+    while (++job->step < job->last) {
+        const struct bl_step *step = &context->library->steps[job->step];
+        if (job->quantized && step->move_codes) {
             step->move_codes(&job->at);
-        else if (worker->index == 0)
-            bl_run_part(context, step, 0, 1);
+        } else if (step->tiles == 1 || context->threads == 1) {
+            bl_run_tiles(context, worker, 0, step->tiles);
+        } else {
+            bl_open_step(context, step->tiles);
+            return; /* from here on, the job may be anybody's */
+        }
     }
+    atomic_store_explicit(&context->running, 0, memory_order_release);
+    if (worker->index != 0)
+        bl_signal_change(&context->signal);
+}
+
+/* Takes a quarter of what is left of a share. A claim is decided by this one word alone: if it succeeds although the
+ * step has changed since the load, then it is as good a claim in the new step. */
+static inline int bl_claim(struct bl_worker *owner, int32_t *begin, int32_t *end)
+{
+    uint64_t share = atomic_load_explicit(&owner->share, memory_order_relaxed);
+    uint32_t first, left;
+
+    do {
+        first = (uint32_t)share;
+        left = (uint32_t)(share >> 32) - first;
+        if (left == 0)
+            return 0;
+    } while (!atomic_compare_exchange_weak_explicit(&owner->share, &share, share + (left + 3) / 4,
+                                                    memory_order_acquire, memory_order_relaxed));
+    *begin = (int32_t)first;
+    *end = (int32_t)(first + (left + 3) / 4);
+    return 1;
+}
+
+/* Runs tiles of the current step until none is left to begin, its own first. Returns whether there were any. */
+static inline int bl_take_part(struct bl_context *context, struct bl_worker *worker)
+{
+    int32_t begin, end, done = 0;
+
+    for (int i = 0; i < context->threads; i++) {
+        struct bl_worker *owner = &context->workers[(worker->index + i) % context->threads];
+        while (bl_claim(owner, &begin, &end)) {
+            bl_run_tiles(context, worker, begin, end);
+            done += end - begin;
+        }
+    }
+    if (done == 0)
+        return 0;
+    if (atomic_fetch_sub_explicit(&context->unfinished, done, memory_order_acq_rel) == done)
+        bl_advance(context, worker);
+    return 1;
 }
 
 static inline void *bl_worker_main(void *argument)
 {
     struct bl_worker *worker = argument;
     struct bl_context *context = worker->context;
-    uint32_t team = (uint32_t)context->threads;
 
     for (;;) {
-        bl_barrier_meet(&context->barrier, team, &worker->phase, &worker->idle);
-        if (context->job.stop)
+        uint32_t seen = bl_signal_phase(&context->signal);
+        if (atomic_load_explicit(&context->stopping, memory_order_relaxed))
             return NULL;
-        bl_run_share(context, worker, context->threads);
-        bl_barrier_meet(&context->barrier, team, &worker->phase, &worker->busy);
+        if (!bl_take_part(context, worker))
+            bl_signal_wait(&context->signal, seen);
     }
 }
 
@@ -177,9 +224,8 @@ static inline int bl_start_workers(struct bl_context *context)
 
 static inline void bl_stop_workers(struct bl_context *context, int started)
 {
-    context->job.stop = 1;
-    /* Also a team that was never complete passes: a worker counts its phases itself. */
-    bl_barrier_release(&context->barrier, context->workers[0].phase);
+    atomic_store_explicit(&context->stopping, 1, memory_order_relaxed);
+    bl_signal_change(&context->signal);
     for (int i = 1; i < started; i++)
         pthread_join(context->workers[i].thread, NULL);
 }
@@ -189,7 +235,7 @@ static inline void bl_destroy(struct bl_context *context)
     if (!context)
         return;
     bl_stop_workers(context, context->threads);
-    bl_barrier_close(&context->barrier);
+    bl_signal_close(&context->signal);
     free(context->allocation);
 }
 
@@ -203,11 +249,9 @@ static inline const char *bl_missing_feature(const struct bl_library *library)
 
 static inline const char *bl_open(const struct bl_library *library, struct bl_context *context, int threads)
 {
-    uint32_t most = threads > bl_cores() ? 0 : BL_SPINS_MOST;
-    struct bl_patience patience = {most, most};
-
     memset(context, 0, sizeof *context);
-    bl_barrier_open(&context->barrier);
+    /* A team larger than the machine waits for its own members: they need the cores. */
+    bl_signal_open(&context->signal, threads > bl_cores() ? 0 : BL_SPINS);
     context->library = library;
     context->threads = threads;
     context->arena = (unsigned char *)&context->workers[threads];
@@ -216,13 +260,12 @@ static inline const char *bl_open(const struct bl_library *library, struct bl_co
         memset(&context->workers[i], 0, sizeof context->workers[i]);
         context->workers[i].context = context;
         context->workers[i].index = i;
-        context->workers[i].idle = context->workers[i].busy = patience;
     }
     int started = bl_start_workers(context);
     if (started == threads)
         return NULL;
     bl_stop_workers(context, started);
-    bl_barrier_close(&context->barrier);
+    bl_signal_close(&context->signal);
     return "the system refused to start a thread";
 }
 
@@ -288,21 +331,21 @@ static inline int bl_run_range(struct bl_context *context, int first, int last, 
 {
     const struct bl_library *library = context->library;
     struct bl_worker *self = &context->workers[0];
-    int team = 1;
 
     if (!bl_ports_are_good(library->inputs, inputs, library->input_count, quantized) ||
         !bl_ports_are_good(library->outputs, (const void *const *)outputs, library->output_count, quantized))
         return BL_BAD_ARGUMENT;
-    context->job = (struct bl_job){{context->arena, inputs, outputs}, first, last, quantized, 0};
+    context->job = (struct bl_job){{context->arena, inputs, outputs}, first - 1, last, quantized};
     atomic_store_explicit(&context->kernel_failed, 0, memory_order_relaxed);
-    for (int i = first; i < last && team == 1; i++)
-        if (bl_is_parallel(&context->job, &library->steps[i]))
-            team = context->threads;
-    if (team > 1)
-        bl_barrier_meet(&context->barrier, (uint32_t)team, &self->phase, &self->idle);
-    bl_run_share(context, self, team);
-    if (team > 1)
-        bl_barrier_meet(&context->barrier, (uint32_t)team, &self->phase, &self->busy);
+    atomic_store_explicit(&context->running, 1, memory_order_relaxed);
+    bl_advance(context, self);
+    for (;;) {
+        uint32_t seen = bl_signal_phase(&context->signal);
+        if (!atomic_load_explicit(&context->running, memory_order_acquire))
+            break;
+        if (!bl_take_part(context, self))
+            bl_signal_wait(&context->signal, seen);
+    }
     return atomic_load_explicit(&context->kernel_failed, memory_order_relaxed) ? BL_KERNEL_FAILED : BL_OK;
 }
 

@@ -1,0 +1,134 @@
+"""Where a model's time goes: each step of a compiled library by itself, on one thread.
+
+    python -m benchmarks.layers_profile squeezenet1_1 --top 10
+    python -m benchmarks.layers_profile resnet50 --json
+
+A model is what `benchmarks.host_latency` takes. The time of a step is its median over the runs; GMAC/s counts
+multiplications with weights, GB/s the bytes of activations that the layer reads and writes.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bitloom
+from benchmarks.cases import CaseError, load_case
+from benchmarks.host_latency import MODELS
+from bitloom.loading import StepInfo
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step. share: of the whole model's time. activation_bytes: read and written."""
+
+    step: int
+    layer: str
+    operator: str
+    microseconds: float
+    share: float
+    macs: int
+    activation_bytes: int
+    tiles: int
+    kernel: str
+    input: str
+    output: str
+
+    @property
+    def rate(self) -> str:
+        if self.macs:
+            return f"{self.macs / self.microseconds / 1e3:7.1f} GMAC/s"
+        return f"{self.activation_bytes / self.microseconds / 1e3:7.1f} GB/s"
+
+
+def rows(model: bitloom.Model, inputs: Mapping[str, Any], repeat: int) -> list[StepRow]:
+    """In order of execution."""
+    profile = model.profile(inputs, repeat)
+    medians = [float(np.median(seconds)) for _, seconds in profile]
+    found: list[StepRow] = []
+    for index, ((step, _), seconds) in enumerate(zip(profile, medians, strict=True)):
+        layer = _layer_of(model.manifest, step)
+        found.append(
+            StepRow(
+                step=index,
+                layer=step.layer,
+                operator=layer["operator"],
+                microseconds=seconds * 1e6,
+                share=seconds / sum(medians),
+                macs=layer["macs"],
+                activation_bytes=layer["activation_bytes"],
+                tiles=step.tiles,
+                kernel=step.kernel,
+                input=layer["input"].partition(" ")[0],
+                output=layer["output"].partition(" ")[0],
+            )
+        )
+    return found
+
+
+def _layer_of(manifest: Mapping[str, Any], step: StepInfo) -> Mapping[str, Any]:
+    for layer in manifest["layers"]:
+        if layer["kernel"] == step.kernel and (" + ".join(layer["names"]) or layer["operator"]) == step.layer:
+            return layer
+    # A part of a concatenation or a reshape that could not be saved.
+    return {"operator": "copy", "macs": 0, "activation_bytes": 0, "input": "", "output": ""}
+
+
+def table(found: Sequence[StepRow], top: int | None) -> str:
+    """All steps in order, or the `top` slowest first."""
+    chosen = found if top is None else sorted(found, key=lambda r: -r.microseconds)[:top]
+    lines = [
+        f"{'step':>4} {'µs':>8} {'share':>6}  {'rate':>14} {'tiles':>6}  {'operator':<12}"
+        f" {'input -> output':<40} kernel"
+    ]
+    lines += [
+        f"{r.step:>4} {r.microseconds:>8.1f} {r.share:>6.1%}  {r.rate:>14} {r.tiles:>6}  {r.operator:<12}"
+        f" {f'{r.input} -> {r.output}':<40} {r.kernel}"
+        for r in chosen
+    ]
+    total = sum(r.microseconds for r in found)
+    rate = sum(r.macs for r in found) / total / 1e3
+    return "\n".join([*lines, f"{'all':>4} {total:>8.1f} {1:>6.1%}  {rate:>7.1f} GMAC/s"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", default=MODELS, help=f"default: {' '.join(MODELS)}")
+    parser.add_argument("--repeat", type=int, default=30, help="timed runs, default 30")
+    parser.add_argument("--top", type=int, help="show the slowest steps only")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
+    found: dict[str, list[StepRow]] = {}
+    with tempfile.TemporaryDirectory(prefix="bitloom-profile-") as name:
+        for model in arguments.models:
+            try:
+                found[model] = _profile(model, Path(name), arguments.repeat)
+            except CaseError as error:
+                print(f"layers_profile: {error}", file=sys.stderr)
+                sys.exit(2)
+    if arguments.json:
+        print(json.dumps({model: [asdict(row) for row in each] for model, each in found.items()}, indent=2))
+    else:
+        print("\n\n".join(f"{model}\n{table(each, arguments.top)}" for model, each in found.items()))
+
+
+def _profile(name: str, folder: Path, repeat: int) -> list[StepRow]:
+    case = load_case(name, folder)
+    artifact = bitloom.compile(case.model, calibration=list(case.calibration), output=folder / case.name)
+    with bitloom.load(artifact.path, threads=1) as model:
+        return rows(model, {case.input_name: case.timed_input}, repeat)
+
+
+if __name__ == "__main__":
+    main()

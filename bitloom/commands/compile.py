@@ -1,0 +1,138 @@
+"""`bitloom compile`: a model file in, a device library out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitloom.commands.progress import shown_progress
+
+if TYPE_CHECKING:
+    from bitloom.compiling import Artifact
+
+_NO_CALIBRATION = """\
+give 20 to 200 typical inputs with --calibration samples.npz; such a file is written by
+  import numpy
+  samples = ...  # float32 [N, 3, 224, 224]: N inputs, prepared as the model expects them
+  numpy.savez("samples.npz", input=samples)  # one array for each input of the model, by its name"""
+
+
+def compile_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float model.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder of the library.")
+    ] = Path("out"),
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            "-c",
+            metavar="FILE.npz",
+            help="Typical inputs, one array for each input of the model.",
+        ),
+    ] = None,
+    target: Annotated[
+        str, typer.Option("--target", "-t", metavar="NAME", help="See `bitloom targets`.")
+    ] = "host",
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the library and prefix of its functions.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=EXTENTS", help="Shape of a dynamic input, as data=1,3,224,224; repeatable."
+        ),
+    ] = None,
+    weights: Annotated[str, typer.Option(metavar="TYPE", help="int8, int4, int2 or binary.")] = "int8",
+    activations: Annotated[str, typer.Option(metavar="TYPE", help="int8 or int16.")] = "int8",
+    layer_weights: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODE=TYPE", help="Weights of one layer, by its ONNX node; repeatable."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIMIT",
+            help='"size<=800KiB" or "size<=60%": narrower weights in the layers where it hurts least.',
+        ),
+    ] = None,
+    observer: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="How ranges are found: minmax, moving-average, percentile or mse."),
+    ] = "minmax",
+    observer_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER", help="A parameter of the observer, as percentile=99.9; repeatable."
+        ),
+    ] = None,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use results of earlier runs.")] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Compile an ONNX model into an integer-only library."""
+    from bitloom.commands.arguments import numbers, pairs, shapes
+
+    extents = shapes(shape or [])
+    observer_options = numbers("--observer-option", observer_option or [], "percentile=99.9")
+    layers = pairs("--layer-weights", layer_weights or [], "conv1=int4")
+    _refuse_early(model, target, calibration, output)
+    assert calibration is not None
+    from bitloom.compiling import compile
+
+    with shown_progress(quiet) as progress:
+        artifact = compile(
+            model,
+            calibration=calibration,
+            target=target,
+            output=output,
+            name=name,
+            shapes=extents,
+            weights=weights,
+            activations=activations,
+            observer=observer,
+            observer_options=observer_options,
+            layer_weights=layers,
+            budget=budget,
+            cache=cache,
+            progress=progress,
+        )
+    _print(artifact, json)
+
+
+def _refuse_early(model: Path, target: str, calibration: Path | None, output: Path) -> None:
+    """The checks that need no heavy import. `compile` makes them too, but later."""
+    from bitloom.refusals import check_output
+    from compiler.frontend.wire import read_checked
+    from compiler.ir.diagnostics import BitloomError
+    from targets import target_named
+
+    target_named(target)
+    read_checked(model)
+    if calibration is None:
+        raise BitloomError("calibration data is needed, to find the range of every tensor", _NO_CALIBRATION)
+    if not calibration.exists():
+        raise BitloomError(f"calibration {calibration}: no such file", _NO_CALIBRATION)
+    check_output(output)
+
+
+def _print(artifact: Artifact, json: bool) -> None:
+    from bitloom.commands.text import number, print_json, size, table
+
+    manifest = artifact.manifest
+    files = sorted(p for p in artifact.path.iterdir() if artifact.name in p.name)
+    if json:
+        print_json({"path": str(artifact.path), **manifest})
+        return
+    summary = manifest["summary"]
+    print(table(["file", "size"], [[str(p), size(p.stat().st_size)] for p in files], " r"))
+    print(
+        f"\n{summary['layers']} layers, {summary['kernels']} different kernels, "
+        f"{number(summary['macs'])} MACs; constants {size(summary['weight_bytes'])}, "
+        f"arena {size(summary['arena_bytes'])}"
+    )
+    for note in manifest["notes"]:
+        print(f"note: {note['layer']}: {note['text']}")
+    print(f"\nnext: bitloom verify {artifact.path}")

@@ -1,0 +1,52 @@
+"""What a user allows the library to cost: `size<=1.2MB`, `size<=800KiB`, `size<=60%`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from compiler.ir.diagnostics import BitloomError
+
+
+class Metric(Enum):
+    """What a budget limits. The value of each member is its spelling."""
+
+    SIZE = "size"  # packed bytes of all constants of the quantized graph
+
+
+_BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
+_GRAMMAR = re.compile(r"\s*(?P<metric>\w+)\s*<=\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>%|[A-Za-z]*)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most `number` units of `metric`; unit "%" is relative to the same model with int8 weights."""
+
+    metric: Metric
+    number: float
+    unit: str
+
+    @staticmethod
+    def parse(text: str) -> Budget:
+        """Errors: BitloomError that gives the grammar and lists the known names."""
+        match = _GRAMMAR.fullmatch(text)
+        if match is None:
+            raise BitloomError(f'cannot read the budget "{text}"', "write it as size<=800KiB or size<=60%")
+        metrics = {m.value: m for m in Metric}
+        if match["metric"] not in metrics:
+            raise BitloomError(
+                f'budget "{text}": unknown measure "{match["metric"]}"', f"known: {', '.join(metrics)}"
+            )
+        if match["unit"] not in ("%", *_BYTES):
+            raise BitloomError(
+                f'budget "{text}": unknown unit "{match["unit"]}"', f"known: %, {', '.join(_BYTES)}"
+            )
+        return Budget(metrics[match["metric"]], float(match["number"]), match["unit"])
+
+    def limit(self, whole: float) -> float:
+        """The largest cost allowed, in bytes. whole: the cost of the model with int8 weights."""
+        return whole * self.number / 100 if self.unit == "%" else self.number * _BYTES[self.unit]
+
+    def __str__(self) -> str:
+        return f"{self.metric.value}<={self.number:g}{self.unit}"
