@@ -18,11 +18,9 @@ if TYPE_CHECKING:
 
 
 def all_targets() -> Mapping[str, Target]:
-    """Every known target by name."""
-    found: dict[str, Target] = {}
-    for module in _families():
-        found.update({t.name: t for t in getattr(module, "targets", list)()})
-    return found
+    """Every known target by name, those that this computer runs first."""
+    found: list[Target] = [t for module in _families() for t in getattr(module, "targets", list)()]
+    return {t.name: t for t in sorted(found, key=lambda t: not t.runs_here)}
 
 
 def target_named(name: str) -> Target:

@@ -151,7 +151,7 @@ def test_any_core_by_its_parameters() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("arm/cortex-a99", "unknown target .*known targets: .*arm/cortex-a53, .*host"),
+        ("arm/cortex-a99", "unknown target .*known targets: host, .*arm/cortex-a53"),
         ("arm/cortex-a53@uclibc", 'unknown C library "uclibc"\nhint: known are glibc, musl, android'),
         ("arm:mcpu=z80", 'LLVM knows no 64-bit Arm CPU "z80"; it knows .*cortex-a53'),
         ("arm:mcpu=cortex-a53,features=dotprod", 'unknown feature "dotprod"; known are .neon or -neon'),
