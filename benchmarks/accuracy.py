@@ -131,6 +131,7 @@ def compiled(case: Labelled, folder: Path, arguments: argparse.Namespace, observ
         activations=arguments.activations,
         observer=observer,
         budget=arguments.budget,
+        progress=lambda stage, *_counts: _progress(f"{case.name} {observer}: {stage}"),
     )
     if not arguments.interpreter:
         model = bitloom.load(artifact.path, threads=1)
