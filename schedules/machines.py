@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compiler.lowering.machine import CpuMachine, DotProduct
+from schedules.arm_machines import ARM_MACHINES, select_arm
 
 # LLVM may use whatever an mcpu implies, so that a machine requires all of it. Names as in /proc/cpuinfo.
 _AVX2 = ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe")
@@ -27,6 +28,7 @@ AVX512_VNNI = CpuMachine(
     activation_offset=128,
     l1_bytes=32 << 10,
     l2_bytes=1 << 20,
+    in_order=False,
     required_features=(*_ICELAKE, "avx512_bf16"),
 )
 AVX512_VNNI_ICELAKE = CpuMachine(
@@ -38,6 +40,7 @@ AVX512_VNNI_ICELAKE = CpuMachine(
     activation_offset=128,
     l1_bytes=48 << 10,
     l2_bytes=1280 << 10,
+    in_order=False,
     required_features=_ICELAKE,
 )
 AVX512_VNNI_CASCADELAKE = CpuMachine(
@@ -49,6 +52,7 @@ AVX512_VNNI_CASCADELAKE = CpuMachine(
     activation_offset=128,
     l1_bytes=32 << 10,
     l2_bytes=1 << 20,
+    in_order=False,
     required_features=_AVX512,
 )
 AVX_VNNI = CpuMachine(
@@ -60,6 +64,7 @@ AVX_VNNI = CpuMachine(
     activation_offset=128,
     l1_bytes=32 << 10,
     l2_bytes=1280 << 10,
+    in_order=False,
     required_features=(*_AVX2, "avx_vnni", "gfni", "vaes", "vpclmulqdq"),
 )
 AVX2_ZEN3 = CpuMachine(
@@ -71,6 +76,7 @@ AVX2_ZEN3 = CpuMachine(
     activation_offset=0,
     l1_bytes=32 << 10,
     l2_bytes=512 << 10,
+    in_order=False,
     required_features=(*_AVX2, "vaes", "vpclmulqdq"),
 )
 AVX2 = CpuMachine(
@@ -82,6 +88,7 @@ AVX2 = CpuMachine(
     activation_offset=0,
     l1_bytes=32 << 10,
     l2_bytes=256 << 10,
+    in_order=False,
     required_features=_AVX2,
 )
 X86_64 = CpuMachine(
@@ -93,6 +100,7 @@ X86_64 = CpuMachine(
     activation_offset=0,
     l1_bytes=32 << 10,
     l2_bytes=256 << 10,
+    in_order=False,
     required_features=(),
 )
 APPLE_M1 = CpuMachine(
@@ -104,46 +112,13 @@ APPLE_M1 = CpuMachine(
     activation_offset=0,
     l1_bytes=128 << 10,
     l2_bytes=12 << 20,
+    in_order=False,
     required_features=("asimddp",),
 )
-NEON_DOTPROD = CpuMachine(
-    name="neon_dotprod",
-    target=(("kind", "llvm"), ("mcpu", "neoverse-n1"), ("mtriple", "aarch64-linux-gnu")),
-    dot=DotProduct.SDOT,
-    vector_bits=128,
-    vector_registers=32,
-    activation_offset=0,
-    l1_bytes=64 << 10,
-    l2_bytes=1 << 20,
-    required_features=("asimddp", "asimdrdm", "atomics"),
-)
-CORTEX_A76 = CpuMachine(
-    name="neon_dotprod_a76",
-    target=(("kind", "llvm"), ("mcpu", "cortex-a76"), ("mtriple", "aarch64-linux-gnu")),
-    dot=DotProduct.SDOT,
-    vector_bits=128,
-    vector_registers=32,
-    activation_offset=0,
-    l1_bytes=64 << 10,
-    l2_bytes=256 << 10,
-    required_features=("asimddp", "asimdrdm", "atomics"),
-)
-NEON = CpuMachine(
-    name="neon",
-    target=(("kind", "llvm"), ("mcpu", "cortex-a53"), ("mtriple", "aarch64-linux-gnu")),
-    dot=DotProduct.SMLAL,
-    vector_bits=128,
-    vector_registers=32,
-    activation_offset=0,
-    l1_bytes=32 << 10,
-    l2_bytes=512 << 10,
-    required_features=("asimd",),
-)
-
-# Best first: the host is the first of its architecture whose features it has.
+# Best first: the host is the first whose features it has.
 _X86 = (AVX512_VNNI, AVX512_VNNI_ICELAKE, AVX512_VNNI_CASCADELAKE, AVX_VNNI, AVX2_ZEN3, AVX2, X86_64)
-_ARM = (NEON_DOTPROD, NEON)
-MACHINES = (*_X86, APPLE_M1, NEON_DOTPROD, CORTEX_A76, NEON)
+COMPUTERS = (*_X86, APPLE_M1)
+MACHINES = (*COMPUTERS, *ARM_MACHINES.values())
 
 
 def machine_named(name: str) -> CpuMachine:
@@ -179,7 +154,7 @@ def family_here() -> tuple[CpuMachine, ...]:
     if architecture in ("x86_64", "amd64"):
         return _X86
     if architecture in ("aarch64", "arm64"):
-        return (APPLE_M1,) if platform.system() == "Darwin" else (NEON_DOTPROD, CORTEX_A76, NEON)
+        return (APPLE_M1,) if platform.system() == "Darwin" else tuple(ARM_MACHINES.values())
     return ()
 
 
@@ -199,14 +174,6 @@ def select_x86(flags: frozenset[str], vendor: str = "GenuineIntel") -> CpuMachin
         return flags.issuperset(machine.required_features) and (amd or not is_model_of_amd)
 
     return next(m for m in _X86 if fits(m))
-
-
-def select_arm(features: frozenset[str], part: str = "") -> CpuMachine:
-    """The best machine for a 64-bit Arm Linux CPU. part: "CPU part" of /proc/cpuinfo."""
-    if part == "0xd0b" and features.issuperset(CORTEX_A76.required_features):
-        return CORTEX_A76
-    # Every 64-bit Arm CPU that runs Linux has NEON.
-    return next((m for m in _ARM if features.issuperset(m.required_features)), NEON)
 
 
 def _cpuinfo(key: str) -> str:

@@ -20,9 +20,10 @@ from compiler.lowering.loop_nest import prim_func
 from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.fixed_point import MAX_SHIFT
+from schedules.arm_machines import CORTEX_A53, NEOVERSE_N1
 from schedules.loop_tiles import LoopsConfig
 from schedules.loops import LoopsPlan, candidate_configs, default_config, plan_loops
-from schedules.machines import MACHINES, NEON, NEON_DOTPROD, host_features, host_machine
+from schedules.machines import MACHINES, host_features, host_machine
 from tests import loop_families as f
 from tests.emulated_kernel import run_emulated
 from tests.loop_kernel import load_kernels, run_kernel
@@ -139,7 +140,7 @@ def test_llvm_is_told_that_buffers_in_place_may_be_one() -> None:
     assert code(True).count('"tvm-alias"') == 1
 
 
-@pytest.mark.parametrize("machine", [HOST, NEON_DOTPROD], ids=lambda m: m.name)
+@pytest.mark.parametrize("machine", [HOST, NEOVERSE_N1], ids=lambda m: m.name)
 def test_products_are_not_fused_with_sums(machine: CpuMachine) -> None:
     """A fused multiply-add rounds once where the form says twice."""
     plan = plan_loops(f.quantize(3, 8, 16), machine)
@@ -303,7 +304,7 @@ def test_drawn_reductions(drawn: list[Case], seed: int) -> None:
 
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="qemu-aarch64 is not installed")
 @pytest.mark.parametrize(
-    "machine", [NEON_DOTPROD, pytest.param(NEON, marks=pytest.mark.slow)], ids=lambda m: m.name
+    "machine", [NEOVERSE_N1, pytest.param(CORTEX_A53, marks=pytest.mark.slow)], ids=lambda m: m.name
 )
 def test_families_under_emulation(machine: CpuMachine) -> None:
     plans = [plan_loops(form, machine) for form in FAMILIES.values()]

@@ -6,7 +6,20 @@ import subprocess
 import sys
 
 import pytest
+from tvm.target import Target
+from tvm.target.codegen import llvm_get_cpu_features
 
+from compiler.lowering.machine import DotProduct
+from schedules.arm_machines import (
+    ARM_MACHINES,
+    CORTEX_A76,
+    FEATURES,
+    GENERIC_V8,
+    GENERIC_V8_2,
+    NEOVERSE_N1,
+    machine_of,
+    select_arm,
+)
 from schedules.machines import (
     AVX2,
     AVX2_ZEN3,
@@ -14,15 +27,11 @@ from schedules.machines import (
     AVX512_VNNI_CASCADELAKE,
     AVX512_VNNI_ICELAKE,
     AVX_VNNI,
-    CORTEX_A76,
     MACHINES,
-    NEON,
-    NEON_DOTPROD,
     X86_64,
     host_features,
     host_machine,
     machine_named,
-    select_arm,
     select_x86,
 )
 
@@ -39,7 +48,7 @@ def test_names_are_distinct_and_found() -> None:
 
 
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(ValueError, match=r"unknown machine .avx3.; known: avx512vnni, .*neon$"):
+    with pytest.raises(ValueError, match=r"unknown machine .avx3.; known: avx512vnni, .*arm_v8_2$"):
         machine_named("avx3")
 
 
@@ -69,11 +78,48 @@ def test_one_missing_feature_is_one_machine_less() -> None:
 
 
 def test_arm_by_features() -> None:
-    dotprod = frozenset(NEON_DOTPROD.required_features)
-    assert select_arm(frozenset({"fp", "asimd"})) is NEON
-    assert select_arm(dotprod, "0xd0c") is NEON_DOTPROD
+    dotprod = frozenset(NEOVERSE_N1.required_features)
+    assert select_arm(frozenset({"fp", "asimd"})) is GENERIC_V8
+    assert select_arm(dotprod) is GENERIC_V8_2
+    assert select_arm(dotprod, "0xd0c") is NEOVERSE_N1
     assert select_arm(dotprod, "0xd0b") is CORTEX_A76
-    assert select_arm(dotprod - {"asimddp"}, "0xd0b") is NEON
+    assert select_arm(dotprod, "0xd49") is GENERIC_V8_2  # a Neoverse N2 whose system hides i8mm
+    assert select_arm(dotprod - {"asimddp"}, "0xd0b") is GENERIC_V8
+
+
+@pytest.mark.parametrize("name", ARM_MACHINES)
+def test_an_arm_core_requires_exactly_what_llvm_may_use(name: str) -> None:
+    machine = ARM_MACHINES[name]
+    found = {str(f) for f in llvm_get_cpu_features(Target(dict(machine.target)))}
+    assert set(machine.required_features) == {FEATURES[f] for f in found & set(FEATURES)}
+    assert not {"sve", "sve2", "sha3", "cssc", "mops"} & found
+    assert (machine.dot is DotProduct.SDOT) == ("dotprod" in found)
+
+
+def test_any_core_of_llvm_with_its_features() -> None:
+    plain = machine_of("cortex-a73", [])
+    assert (plain.dot, plain.required_features, plain.in_order) == (DotProduct.SMLAL, ("asimd",), False)
+    dotted = machine_of("cortex-a73", ["+dotprod", "+i8mm"])
+    assert (dotted.dot, dotted.required_features) == (DotProduct.SDOT, ("asimd", "asimddp", "i8mm"))
+    assert machine_of("cortex-a55", ["-dotprod"]).dot is DotProduct.SMLAL
+    assert machine_of("cortex-a510", []).in_order
+
+
+@pytest.mark.parametrize(
+    ("mcpu", "features", "message"),
+    [
+        (
+            "cortex-a99",
+            [],
+            r'LLVM knows no 64-bit Arm CPU "cortex-a99"; it knows .*cortex-a53, .*',
+        ),
+        ("cortex-a53", ["+sve"], r'unknown feature "\+sve"; known are \+neon or -neon, .*\+i8mm or -i8mm$'),
+        ("cortex-a53", ["-neon"], "cortex-a53 -neon has no NEON, which every kernel needs"),
+    ],
+)
+def test_a_core_that_cannot_be_is_refused(mcpu: str, features: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        machine_of(mcpu, features)
 
 
 def test_planning_imports_no_compiler_library() -> None:

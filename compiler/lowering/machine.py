@@ -24,6 +24,7 @@ class CpuMachine:
     vector_bits, vector_registers: of the widest registers that kernels use.
     activation_offset: 8-bit activation codes are stored as uint8 code + offset in the arena (128 where
         the dot product wants unsigned activations), or as int8 where 0.
+    in_order: instructions issue in the order of the program, so that only the schedule hides latencies.
     required_features: what a library must find at run time before it calls a kernel.
     """
 
@@ -35,6 +36,7 @@ class CpuMachine:
     activation_offset: int
     l1_bytes: int
     l2_bytes: int
+    in_order: bool
     required_features: tuple[str, ...]
 
     @property
