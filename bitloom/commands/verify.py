@@ -36,6 +36,9 @@ def verify_command(
     Every layer is compared, on every sample. Ends with exit code 1, and names
     the first layer that differs, where they are not equal.
     """
+    from bitloom.library_files import manifest_path_of
+
+    manifest_path_of(library)  # refuses a folder without a library before the rest is imported
     from bitloom.verification import read_graph, verdict_lines, verify
 
     graph = read_graph(library)
