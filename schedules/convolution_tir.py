@@ -145,8 +145,7 @@ def _clipped(block: int, total: int, start: Expr) -> Expr:
     return block if total % block == 0 else tirx.min(tirx.const(block, "int32"), total - start)
 
 
-def _nothing() -> None:
-    pass
+def _nothing() -> None: ...
 
 
 class _Pace:
@@ -203,9 +202,8 @@ class _MicroTile:
 
     def accumulate_while(self, parts: Iterator[None]) -> None:
         """All products, and between those of the first segment the given parts."""
-        g = self.g
         self._start()
-        base, weights = tir.Bind(self._first_activation()), self._first_weight()
+        g, base, weights = self.g, tir.Bind(self._first_activation()), self._first_weight()
         together = min(g.step_groups, _OVERLAPPED_STEPS)
         self.between = _Pace(parts, self._finishing_parts / (together * len(self._places())))
         self._groups(base, weights, 0, together)
