@@ -70,9 +70,8 @@ def compare_layers(exact: Graph, quantized: Graph, samples: Sequence[dict[str, A
                 return
             energy = result.energies.setdefault(name, Energy())
             result.values[name] = value
-            energy.add(
-                reals[name], dequantize_array(array, value.type.codes), rounded(reals[name], value.type)
-            )
+            real, of = reals[name], value.type.codes
+            energy.add(real, dequantize_array(array, of), rounded(real, of))
 
         run(quantized, sample, observe)
     return result

@@ -8,20 +8,19 @@ not derived by schedule primitives. The outermost loop is parallel over shares.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
 
-from compiler.lowering.machine import DotProduct
 from compiler.numerics.element import ElementType
 from schedules.convolution import ConvolutionPlan
 from schedules.convolution_copy import copy_rows
+from schedules.convolution_instructions import instructions
 from schedules.convolution_packing import ChannelField, Parameter
 from schedules.intrinsics import (
     Buffer,
     Expr,
-    PlainInstructions,
     constant,
     load,
     reinterpret,
@@ -29,23 +28,6 @@ from schedules.intrinsics import (
     tir,
     tirx,
 )
-from schedules.intrinsics_arm import NeonInstructions, SignedDot
-from schedules.intrinsics_x86 import ByteDot, WordDot
-
-
-def instructions(plan: ConvolutionPlan) -> PlainInstructions:
-    """Vector code for the plan's dot product."""
-    match plan.geometry.dot.kind, plan.machine.dot:
-        case DotProduct.VNNI, _:
-            return ByteDot()
-        case DotProduct.PMADDWD, native:
-            return WordDot(fused=native is DotProduct.VNNI)
-        case DotProduct.SDOT, _:
-            return SignedDot()
-        case _, DotProduct.SDOT | DotProduct.SMLAL:
-            return NeonInstructions()
-        case _:
-            return PlainInstructions()
 
 
 def convolution_function(plan: ConvolutionPlan) -> Any:
@@ -96,7 +78,9 @@ class _Share:
             self.source, self.row_pitch = self.operands["input"], g.form.in_width * g.input_pitch
             row = self.image * g.form.in_height + self.row * g.stride[0]
             self.origin = row * self.row_pitch + self.column * g.stride[1] * g.pixel_pitch
-        if self.config.panels_inner:
+        if self.config.overlaps:
+            self._over_panels(self._overlapping)
+        elif self.config.panels_inner:
             self._over_pixels(lambda *pixels: self._over_panels(lambda *panel: self._micro(*pixels, *panel)))
         else:
             self._over_panels(lambda *panel: self._over_pixels(lambda *pixels: self._micro(*pixels, *panel)))
@@ -111,6 +95,27 @@ class _Share:
             if tail:
                 with tir.If(self.last_columns), tir.Then():
                     body(y * height, self.columns - tail, tail)
+
+    def _overlapping(self, panel: Expr, ragged: bool) -> None:
+        """All pixels for one panel; a micro-tile is finished during the products of its right neighbour."""
+        height, width = self.config.rows, self.config.columns
+        tail, tiles = self.g.width % width, tirx.const(1, "int32") * (self.columns // width)
+        with tir.serial(0, self.rows // height) as y:
+            column = tir.alloc_buffer((1,), "int32", scope="local")
+            store(column, 0, tirx.const(0, "int32"), 1)
+            # The first micro-tile finishes zeros in its own place, which it then overwrites.
+            before = _MicroTile(self, y * height, column[0], width, panel, ragged)
+            before.clear()
+            with tir.serial(0, tiles) as x:
+                tile = _MicroTile(self, y * height, x * width, width, panel, ragged)
+                tile.accumulate_while(before.finish())
+                before.take_over(tile)
+                store(column, 0, x * width, 1)
+            with tir.If(tiles > 0), tir.Then():
+                _run(before.finish())
+            if tail:
+                with tir.If(self.last_columns), tir.Then():
+                    _MicroTile(self, y * height, self.columns - tail, tail, panel, ragged).emit()
 
     def _over_panels(self, body: Callable[[Expr, bool], None]) -> None:
         """body(panel, whether it is the ragged last panel of a channel group)."""
@@ -130,9 +135,34 @@ class _Share:
         _MicroTile(self, y, x, columns, panel, ragged).emit()
 
 
+def _run(parts: Iterator[None]) -> None:
+    for _ in parts:
+        pass
+
+
 def _clipped(block: int, total: int, start: Expr) -> Expr:
     """Extent of a block that starts at `start`; a number where all blocks are equal."""
     return block if total % block == 0 else tirx.min(tirx.const(block, "int32"), total - start)
+
+
+def _nothing() -> None: ...
+
+
+class _Pace:
+    """Takes `rate` parts with every call, on average."""
+
+    def __init__(self, parts: Iterator[None], rate: float) -> None:
+        self.parts, self.rate, self.due = parts, rate, 0.0
+
+    def __call__(self) -> None:
+        self.due += self.rate
+        while self.due >= 1:
+            next(self.parts, None)
+            self.due -= 1
+
+
+# Products take half of the slots, finishing a vector the other half of some sixteen products' time.
+_OVERLAPPED_STEPS = 16
 
 
 class _MicroTile:
@@ -146,22 +176,58 @@ class _MicroTile:
         self.pixels = [(i, j) for i in range(share.config.rows) for j in range(columns)]
         per_group = self.plan.panels_per_group
         self.group, self.group_panel = panel // per_group, panel % per_group
+        self.between: Callable[[], None] = _nothing  # called after every product
 
     def emit(self) -> None:
-        count = len(self.pixels) * self.vectors * self.lanes
-        self.accumulators = tir.alloc_buffer((count,), "int32", scope="local")
-        bias = [tir.Bind(self._channel(ChannelField.BIAS, v)) for v in range(self.vectors)]
-        for p in range(len(self.pixels)):
-            for v in range(self.vectors):
-                self._set(p, v, bias[v])
+        self._start()
         self._accumulate()
         if self.g.form.requantizes:
             self._move_left()
-            self._store_codes()
+            _run(self.finish())
         else:
             for p in range(len(self.pixels)):
                 for v in range(self.vectors):
                     self._store(p, v, 1, self._get(p, v), "int32")
+
+    def clear(self) -> None:
+        """Makes all accumulators 0."""
+        self._allocate()
+        for p, v in self._places():
+            self._set(p, v, constant(0, "int32", self.lanes))
+
+    def take_over(self, other: _MicroTile) -> None:
+        """The accumulators of another tile of the same size."""
+        for p, v in self._places():
+            self._set(p, v, load(other.accumulators, other._slot(p, v), "int32", self.lanes))
+
+    def accumulate_while(self, parts: Iterator[None]) -> None:
+        """All products, and between those of the first segment the given parts."""
+        self._start()
+        g, base, weights = self.g, tir.Bind(self._first_activation()), self._first_weight()
+        together = min(g.step_groups, _OVERLAPPED_STEPS)
+        self.between = _Pace(parts, self._finishing_parts / (together * len(self._places())))
+        self._groups(base, weights, 0, together)
+        _run(parts)
+        self.between = _nothing
+        if g.step_groups > together:
+            with tir.serial(0, g.step_groups - together) as r:
+                self._groups(base, weights, r + together, 1)
+        if g.segments > 1:
+            self._segments(base, weights, 1)
+        self._move_left()
+
+    def _allocate(self) -> None:
+        count = len(self.pixels) * self.vectors * self.lanes
+        self.accumulators = tir.alloc_buffer((count,), "int32", scope="local")
+
+    def _start(self) -> None:
+        self._allocate()
+        bias = [tir.Bind(self._channel(ChannelField.BIAS, v)) for v in range(self.vectors)]
+        for p, v in self._places():
+            self._set(p, v, bias[v])
+
+    def _places(self) -> list[tuple[int, int]]:
+        return [(p, v) for p in range(len(self.pixels)) for v in range(self.vectors)]
 
     def _slot(self, p: int, v: int) -> int:
         return (p * self.vectors + v) * self.lanes
@@ -178,14 +244,17 @@ class _MicroTile:
         return load(self.share.operands["channels"], offset, "int32", self.lanes)
 
     def _accumulate(self) -> None:
+        self._segments(tir.Bind(self._first_activation()), self._first_weight(), 0)
+
+    def _segments(self, base: Expr, weights: Expr, first_row: int) -> None:
+        """Products of the segments from a row of them on."""
         g, form, share = self.g, self.g.form, self.share
         unroll, step_groups = share.config.unroll, self.g.step_groups
-        base, weights = tir.Bind(self._first_activation()), self._first_weight()
         segment_bytes = step_groups * self.vectors * self.plan.vector_bytes
         # A last group that is short or needs its surplus products masked is peeled off.
         peeled = form.weight.bits < 8 and g.run % (g.dot.products * g.fields) != 0
         rounds = (step_groups - int(peeled)) // unroll
-        with tir.serial(0, g.segment_rows) as i, tir.serial(0, g.segment_columns) as j:
+        with tir.serial(first_row, g.segment_rows) as i, tir.serial(0, g.segment_columns) as j:
             origin = base + i * form.dilation[0] * share.row_pitch + j * form.dilation[1] * g.pixel_pitch
             segment = weights + (i * g.segment_columns + j) * segment_bytes
             if rounds:
@@ -224,6 +293,7 @@ class _MicroTile:
             a = tir.Bind(self.code.spread(self.share.source, activations + offset, step, self.lanes))
             for v, w in enumerate(weights):
                 self._set(p, v, self.code.accumulate(self._get(p, v), a, w, self.lanes))
+                self.between()
 
     def _pixel_offsets(self) -> list[int]:
         stride, pitch = self.g.stride, self.g.pixel_pitch
@@ -264,17 +334,26 @@ class _MicroTile:
                     clamped = tirx.max(tirx.min(self._get(p, v), limit), lowest)
                     self._set(p, v, tirx.shift_left(clamped, left))
 
-    def _store_codes(self) -> None:
-        """Rescales and narrows vectors pixel by pixel, so that a pixel's neighbouring channels meet."""
+    @property
+    def _finishing_parts(self) -> int:
+        """How many parts `finish` has."""
+        return len(self._places()) + -(-len(self._places()) // self.code.narrows[self.g.form.output.bits])
+
+    def finish(self) -> Iterator[None]:
+        """Rescales, narrows and stores, a few instructions at a time; pixel by pixel, so that a pixel's
+        neighbouring channels meet."""
         lanes, dtype = self.lanes, self.plan.operand_type("output")[1]
         zero, low, high = (self._parameter(f) for f in (Parameter.ZERO_POINT, Parameter.LOW, Parameter.HIGH))
         together = self.code.narrows[self.g.form.output.bits]
         fields = (ChannelField.MULTIPLIER, ChannelField.ROUNDING, ChannelField.SHIFT)
         constants = [[tir.Bind(self._channel(f, v)) for f in fields] for v in range(self.vectors)]
-        places = [(p, v) for p in range(len(self.pixels)) for v in range(self.vectors)]
+        places = self._places()
         for first in range(0, len(places), together):
             batch = places[first : first + together]
-            scaled = [tir.Bind(self._rescaled(p, v, constants[v])) for p, v in batch]
+            scaled: list[Expr] = []
+            for p, v in batch:
+                scaled.append(tir.Bind(self._rescaled(p, v, constants[v])))
+                yield
             scaled += [scaled[-1]] * (together - len(scaled))
             codes = tir.Bind(self.code.narrow(scaled, zero, low, high, lanes, dtype))
             for run in self._runs(batch):
@@ -282,6 +361,7 @@ class _MicroTile:
                 value = tirx.Shuffle([codes], part) if len(part) < together * lanes else codes
                 p, v = batch[run[0]]
                 self._store(p, v, len(run), value, dtype)
+            yield
 
     def _rescaled(self, p: int, v: int, constants: list[Expr]) -> Expr:
         multiplier, rounding, shift = constants

@@ -28,11 +28,11 @@ def test_sqnr_is_decibels_of_energy() -> None:
 
 
 def test_drops_and_agreements_are_counted() -> None:
-    inputs = [np.float32([i]) for i in range(4)]
+    inputs = [np.array([i], np.float32) for i in range(4)]
     case = Labelled("m", Path(), "x", [], inputs, np.array([0, 1, 0, 1]))
-    expected = [[np.float32(scores)] for scores in ([1, 0], [0, 1], [1, 0], [1, 0])]
+    expected = [[np.array(scores, np.float32)] for scores in ([1, 0], [0, 1], [1, 0], [1, 0])]
     answers = iter([[1, 0], [0, 1], [0, 1], [0, 1]])
-    found = compare(case, expected, lambda _: [np.float32(next(answers))])
+    found = compare(case, expected, lambda _: [np.array(next(answers), np.float32)])
     assert (found.inputs, found.correct_float, found.correct_ours, found.agree) == (4, 3, 3, 2)
     assert found.drop == 0.0
 

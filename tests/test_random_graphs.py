@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from bitloom.verification import IR_SUFFIX, verify
+from compiler.driver import no_progress
 from compiler.interpreter import run, run_node
 from compiler.ir.graph import Graph, Node
 from compiler.ir.literal import Constant
@@ -51,7 +52,7 @@ def check_compiled(graph: Graph, seed: int) -> None:
         out = Path(folder) / "out"
         text = gzip.compress(graph_text(graph).encode())
         program = lower_program(graph, host.plan_kernel)
-        host.emit(program, "net", out, {f"net{IR_SUFFIX}": text}, {}, Cache(None), lambda _text: None)
+        host.emit(program, "net", out, {f"net{IR_SUFFIX}": text}, {}, Cache(None), no_progress)
         for threads in (1, 2):
             verdict = verify(out, samples, threads=threads)
             assert verdict, f"{verdict.difference}\n{graph_text(graph, 16)}"

@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bitloom
+from benchmarks.accuracy import compare, float_outputs, load_labelled
 from benchmarks.cases import ZOO_VARIABLE, load_from_zoo
 
 pytestmark = pytest.mark.skipif(
@@ -47,3 +49,21 @@ def test_every_layer_is_exact_and_the_arena_tight(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_layer_is_exact_on_ten_inputs(name: str, tmp_path: Path) -> None:
     check(name, 10, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["squeezenet1_1", "mbv2_100_224_deq", "ic_resnet8", "kws_dscnn", "mnist_cntk"]
+)
+def test_plain_minmax_loses_at_most_a_point(name: str, tmp_path: Path) -> None:
+    """On all evaluation inputs."""
+    case = load_labelled(name)
+    artifact = bitloom.compile(case.model, calibration=list(case.calibration), output=tmp_path / "out")
+    with bitloom.load(artifact.path) as model:
+        found = compare(
+            case,
+            float_outputs(case, case.evaluation),
+            lambda x: [np.asarray(y) for y in model.run(None, {case.input_name: x})],
+        )
+    assert found.inputs == len(case.evaluation)
+    assert found.drop is not None and found.drop <= 1.0
