@@ -29,6 +29,10 @@ def verify_command(
         bool, typer.Option("--outputs-only", help="Compare the outputs, not every layer.")
     ] = False,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for one on each core.")] = 0,
+    runner: Annotated[
+        str,
+        typer.Option(metavar="WHERE", help="local, qemu:CPU (an emulated Arm core) or ssh:USER@HOST[:PORT]."),
+    ] = "local",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Compare a library with the interpreter, bit for bit.
@@ -43,7 +47,15 @@ def verify_command(
 
     graph = read_graph(library)
     given = _read(inputs, graph) if inputs is not None else None
-    result = verify(library, given, samples=samples, layers=not outputs_only, threads=threads, seed=seed)
+    result = verify(
+        library,
+        given,
+        samples=samples,
+        layers=not outputs_only,
+        threads=threads,
+        seed=seed,
+        runner=runner,
+    )
     if json:
         _print_json(library, result, seed if inputs is None else None)
     else:
