@@ -130,7 +130,8 @@ def compiled(case: Labelled, folder: Path, arguments: argparse.Namespace, observ
         weights=arguments.weights,
         activations=arguments.activations,
         observer=observer,
-        progress=lambda text: _progress(f"{case.name} {observer}: {text}"),
+        budget=arguments.budget,
+        progress=lambda stage, *_counts: _progress(f"{case.name} {observer}: {stage}"),
     )
     if not arguments.interpreter:
         model = bitloom.load(artifact.path, threads=1)
@@ -141,10 +142,8 @@ def compiled(case: Labelled, folder: Path, arguments: argparse.Namespace, observ
 
 def rows(arguments: argparse.Namespace) -> Iterator[str]:
     """The table, a line at a time, as results come."""
-    yield (
-        f"{'model':18} {'observer':15} {'inputs':>6} {'float %':>8} {'ours %':>8} {'drop':>6} "
-        f"{'agree %':>8} {'SQNR dB':>8}"
-    )
+    titles = f"{'float %':>8} {'ours %':>8} {'drop':>6} {'agree %':>8} {'SQNR dB':>8}"
+    yield f"{'model':18} {'observer':15} {'inputs':>6} {titles}"
     for name in arguments.models:
         case = load_labelled(name)
         expected = float_outputs(case, case.evaluation[: arguments.count])
@@ -177,6 +176,7 @@ def main() -> None:
     parser.add_argument("--observer", nargs="+", choices=list(OBSERVERS), default=["minmax"])
     parser.add_argument("--weights", default="int8")
     parser.add_argument("--activations", default="int8")
+    parser.add_argument("--budget", help="narrows weights by sensitivity: size<=60%%")
     parser.add_argument("--count", type=int, help="evaluation inputs; all if left out")
     parser.add_argument("--interpreter", action="store_true", help="run the oracle instead of the library")
     try:

@@ -1,4 +1,4 @@
-"""Where a model's time goes: each step of a compiled library by itself, on one thread.
+"""Where a model's time goes: each step of a compiled library by itself, on one thread, in its place in a run.
 
     python -m benchmarks.layers_profile squeezenet1_1 --top 10
     python -m benchmarks.layers_profile resnet50 --json

@@ -11,6 +11,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,14 @@ from compiler.driver import (
     quantize_imported,
 )
 from compiler.ir.diagnostics import BitloomError
+from compiler.ir.graph import Graph
 from compiler.ir.printer import graph_text
 from compiler.lowering.cache import Cache, default_folder, source_digest
 from compiler.lowering.program import Program, lower_program
 from compiler.numerics.element import Array
 from compiler.quantize.budget import Budget
 from compiler.quantize.calibration_run import read_calibration
+from compiler.quantize.layers import contraction_layers
 from compiler.quantize.quantize_graph import WeightWidths
 from compiler.report import layer_rows, program_summary
 from targets import target_named
@@ -42,6 +45,7 @@ from targets.library.emit import install_files
 
 Samples = str | Path | Iterable[Array] | Iterable[Mapping[str, Array]]
 IR_SUFFIX = ".ir.gz"
+_SHOWN_LAYERS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ def compile(
     check_output(Path(output))
     progress("import")
     imported = import_float(Path(model), shapes)
+    _check_layers(options.weights.layers, imported.graph)
     samples = read_calibration(calibration, imported.graph)
     store = Cache(default_folder() if cache else None)
     artifact = Artifact(library, Path(output))
@@ -134,6 +139,19 @@ def program_facts(program: Program, imported: Imported) -> dict[str, Any]:
             {"layer": str(n.location), "pass": n.pass_name, "text": n.text} for n in imported.notes.entries
         ],
     }
+
+
+def _check_layers(names: Iterable[str], graph: Graph) -> None:
+    """Errors: BitloomError for names that no layer with weights has; it lists those most alike."""
+    layers = contraction_layers(graph)
+    known = {name for layer in layers for node in layer.nodes for name in node.location.names}
+    for name in names:
+        if name not in known:
+            alike = get_close_matches(name, known, _SHOWN_LAYERS) or [x.name for x in layers[:_SHOWN_LAYERS]]
+            raise BitloomError(
+                f'no layer with weights is called "{name}"',
+                f"{len(layers)} layers have weights, for example {', '.join(alike)}" if layers else None,
+            )
 
 
 def c_name(name: str) -> str:

@@ -115,7 +115,10 @@ def open_shared(manifest_path: Path, manifest: Mapping[str, Any]) -> ctypes.CDLL
         library = ctypes.CDLL(str(shared.resolve()))
         build = library[f"{manifest['name']}_build"]
     except (OSError, AttributeError) as error:
-        raise LoadError(f"cannot load {shared} (made for {manifest['triple']}): {error}") from error
+        raise LoadError(
+            f"cannot load {shared} (made for {manifest['triple']}): {error}",
+            "what is made for another machine runs there or emulated: --runner ssh:USER@HOST or qemu:CPU",
+        ) from error
     build.restype, build.argtypes = ctypes.c_char_p, ()
     if build().decode() != manifest["build"]:
         raise LoadError(f"{shared.name} and {manifest_path.name} come from different builds: compile again")

@@ -34,7 +34,7 @@ class RunError(BitloomError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class Call:
     """Checked arrays and the C arrays of their addresses."""
 
     quantized: bool
@@ -44,12 +44,21 @@ class _Call:
     output_pointers: Any
 
 
-def load(path: str | Path, threads: int = 0) -> "Model":
+def load(path: str | Path, threads: int = 0, runner: str = "local") -> "Model":
     """Loads a library from its folder, or from its `.json` or shared library. `threads=0` uses all cores.
 
-    Raises LoadError if there is no library, more than one, or this CPU cannot run it.
+    runner: where it runs: "local", "qemu:CPU" for an emulated Arm core, "ssh:USER@HOST" or
+    "ssh:USER@HOST:PORT" for a board. Elsewhere than here, close the model to clean up there.
+    Raises LoadError if there is no library, more than one, or this CPU cannot run it; RunnerError where the
+    runner is not there. A distant CPU is asked on the first call.
     """
-    return Model(manifest_path_of(Path(path)), threads)
+    manifest_path = manifest_path_of(Path(path))
+    if runner == "local":
+        return Model(manifest_path, threads)
+    from bitloom.remote import RemoteModel
+    from targets.runners import runner_named
+
+    return RemoteModel(manifest_path, runner_named(runner), threads)
 
 
 class Model:
@@ -62,11 +71,14 @@ class Model:
         self.inputs = tuple(port_info(record) for record in self.manifest["inputs"])
         self.outputs = tuple(port_info(record) for record in self.manifest["outputs"])
         self.steps = tuple(step_info(record) for record in self.manifest["steps"])
-        self._library = open_shared(manifest_path, self.manifest)
         self._lock = threading.Lock()
         self._threads = threads
         self._process = os.getpid()
-        self._context = self._create(threads)
+        self._start(manifest_path)
+
+    def _start(self, manifest_path: Path) -> None:
+        self._library = open_shared(manifest_path, self.manifest)
+        self._context = self._create(self._threads)
 
     def __call__(self, *arrays: Array | Mapping[str, Array], **named: Array) -> Array | dict[str, Array]:
         """model(x), model(a, b), model(x=a), model({"x": a}); gives the result, or a dict of several.
@@ -169,7 +181,7 @@ class Model:
             raise LoadError(f"{self.name}: {(reason.value or b'unknown reason').decode()}")
         return context
 
-    def _run(self, call: _Call) -> float:
+    def _run(self, call: Call) -> float:
         """Returns the seconds that the library's function took."""
         run = self._function(
             "run_quantized" if call.quantized else "run", ctypes.c_int, *(ctypes.c_void_p,) * 3
@@ -194,7 +206,7 @@ class Model:
         finally:
             self._function("destroy", None, ctypes.c_void_p)(context)
 
-    def _step_function(self, call: _Call) -> Callable[..., int]:
+    def _step_function(self, call: Call) -> Callable[..., int]:
         return self._function(
             "run_step_quantized" if call.quantized else "run_step",
             ctypes.c_int,
@@ -204,7 +216,7 @@ class Model:
             ctypes.c_void_p,
         )
 
-    def _layers(self, context: int, call: _Call) -> Iterator[tuple[StepInfo, Array]]:
+    def _layers(self, context: int, call: Call) -> Iterator[tuple[StepInfo, Array]]:
         run_step = self._step_function(call)
         address = self._function("arena", ctypes.c_void_p, ctypes.c_void_p)(context)
         size: int = self.manifest["arena_bytes"]
@@ -214,7 +226,7 @@ class Model:
             if step.result is None:
                 continue
             output = step.result.output
-            yield step, step.result.read(arena if output is None else _bytes_of(call.outputs[output]))
+            yield step, step.result.read(arena if output is None else as_bytes(call.outputs[output]))
 
     def _check(self, status: int) -> None:
         if status != 0:
@@ -235,7 +247,7 @@ class Model:
             given[port.name] = array
         return given
 
-    def _call(self, inputs: Mapping[str, Array]) -> _Call:
+    def _call(self, inputs: Mapping[str, Array]) -> Call:
         expected = {port.name for port in self.inputs}
         if expected != set(inputs):
             missing = ", ".join(sorted(expected - set(inputs))) or "none"
@@ -250,7 +262,7 @@ class Model:
         )
         ready = [_prepared(port, given[port.name], quantized) for port in self.inputs]
         outputs = [_aligned(port.shape, port.dtype_for(quantized), port.alignment) for port in self.outputs]
-        return _Call(quantized, ready, outputs, _pointers(ready), _pointers(outputs))
+        return Call(quantized, ready, outputs, _pointers(ready), _pointers(outputs))
 
 
 def _prepared(port: PortInfo, array: Array, quantized: bool) -> Array:
@@ -281,7 +293,7 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any], alignment: int) -> Ar
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def _bytes_of(array: Array) -> Array:
+def as_bytes(array: Array) -> Array:
     return array.reshape(-1).view(np.uint8)
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from compiler.driver import QuantizeOptions, import_float, quantize_imported
 from compiler.ir.diagnostics import BitloomError
 from compiler.ir.graph import Graph
 from compiler.passes.base import Pass
 from compiler.passes.pipeline import FLOAT_PASSES, INTEGER_PASSES
-from compiler.quantize.calibration_run import read_calibration
 
 
 class _ReachedError(Exception):
@@ -49,6 +47,9 @@ def graph_after(
             f'"{stage}" comes after quantization, which needs calibration data',
             "give typical inputs: --calibration samples.npz",
         )
+    from compiler.driver import QuantizeOptions, import_float, quantize_imported
+    from compiler.quantize.calibration_run import read_calibration
+
     names = iter(known)
 
     def watch(_name: str, graph: Graph) -> None:

@@ -85,17 +85,19 @@ def verify(
     layers: bool = True,
     threads: int = 0,
     seed: int = 0,
+    runner: str = "local",
 ) -> Verification:
     """Runs the library in folder `path` and the interpreter on the same inputs, and stops at the first
     difference.
 
     inputs: {name: float32 array} per sample; drawn at random over each input's whole range if left out.
     layers: compare every layer's codes (True) or the outputs alone.
+    runner: where the library runs, as for `load`.
     """
     graph = read_graph(Path(path))
     chosen = list(inputs) if inputs is not None else list(random_inputs(graph, samples, seed))
     compared = 0
-    with load(path, threads) as model:
+    with load(path, threads, runner) as model:
         for index, sample in enumerate(chosen):
             pairs = _layers(graph, model, sample) if layers else _outputs(graph, model, sample)
             compared = 0

@@ -21,7 +21,7 @@ from compiler.quantize.bit_widths import BitWidthChoice, choose_bit_widths, widt
 from compiler.quantize.budget import Budget
 from compiler.quantize.calibrate import Sample, calibrate
 from compiler.quantize.calibration_run import tensor_stream
-from compiler.quantize.layers import Layer, contraction_layers
+from compiler.quantize.layers import Layer, check_layer_names, contraction_layers
 from compiler.quantize.observers.base import Observer, Range
 from compiler.quantize.observers.minmax import MinMax
 from compiler.quantize.quantize_graph import WeightWidths, quantize_graph, weight_bytes
@@ -147,8 +147,10 @@ def quantize_imported(
 ) -> Compilation:
     """Calibrates on `samples` and quantizes.
 
-    Errors: BitloomError for a budget that no choice of widths meets.
+    Errors: BitloomError for a budget that no choice of widths meets, and for names of layers that the model
+    does not have.
     """
+    check_layer_names(imported.graph, options.weights)
     progress(f"calibrate on {len(samples)} samples")
     ranges = calibrate(
         imported.graph,
@@ -161,7 +163,7 @@ def quantize_imported(
     weights, choice = options.weights, None
     if options.budget is not None:
         choice = _chosen_widths(imported.graph, types, samples, options.weights, options.budget, progress)
-        weights = choice.widths(options.weights.default)
+        weights = choice.widths(options.weights)
     progress("quantize")
     graph = quantize_graph(imported.graph, types, weights, imported.notes)
     watch("quantize", graph)
@@ -178,7 +180,12 @@ def _chosen_widths(
     progress: Progress,
 ) -> BitWidthChoice:
     candidates = width_candidates(contraction_layers(graph), weights)
-    sensitivity = measure_sensitivity(graph, spread_samples(samples), candidates, progress)
+    sensitivity = measure_sensitivity(
+        graph,
+        spread_samples(samples),
+        candidates,
+        lambda done, total: progress("measure sensitivity", done, total),
+    )
     widest = quantize_graph(graph, types, WeightWidths(), Notes())
     for p in INTEGER_PASSES:
         run_pass(p, widest, Notes())

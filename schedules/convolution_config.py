@@ -19,7 +19,8 @@ class ConvolutionConfig:
     pixels of a micro-tile; rows divides the grid's height. unroll: step groups per loop iteration.
     share_rows, share_columns, share_panels: what one share computes, in output rows and columns and in
     panels of `vectors` vectors. panels_inner: a share goes over its panels for each micro-tile of
-    pixels, rather than over its pixels for each panel of weights.
+    pixels, rather than over its pixels for each panel of weights. overlaps: a micro-tile is requantized
+    between the products of its right neighbour, which leave half of the vector units idle.
     """
 
     lanes: int
@@ -31,6 +32,7 @@ class ConvolutionConfig:
     share_columns: int
     share_panels: int
     panels_inner: bool
+    overlaps: bool
 
 
 def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) -> None:
@@ -44,11 +46,20 @@ def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) ->
         raise ValueError(f"tiles of {c.rows} rows do not divide {g.height} rows and shares of {c.share_rows}")
     if c.columns > g.width:
         raise ValueError(f"a tile of {c.columns} columns is wider than the image of {g.width}")
+    if c.overlaps and (not may_overlap(g, machine) or c.panels_inner):
+        raise ValueError("only 8-bit dot products of whole kernel rows overlap, with pixels as inner loop")
     whole = c.share_columns == g.width
     if not whole and (c.share_columns % c.columns or c.share_columns > g.width):
         raise ValueError(f"shares of {c.share_columns} columns are no multiple of {c.columns}")
     if not whole and not _cuts_columns(g):
         raise ValueError("copied rows are not cut between columns, but for pointwise convolutions")
+
+
+def may_overlap(g: Geometry, machine: CpuMachine) -> bool:
+    """Whether micro-tiles can be finished during the products of the next one."""
+    form = g.form
+    bytes_only = form.weight.bits == form.output.bits == 8 and g.dot.kind is DotProduct.VNNI
+    return bytes_only and form.requantizes and g.segment_columns == 1 and machine.vector_bits == 512
 
 
 def _cuts_columns(g: Geometry) -> bool:
@@ -74,7 +85,10 @@ def candidates(g: Geometry, machine: CpuMachine) -> Iterator[ConvolutionConfig]:
     for _, tile in sorted(_tiles(g, machine), key=lambda costed: costed[0])[:24]:
         base = _with_shares(tile, g, machine)
         for unroll, inner in product((1, 2, 4), (False, True)):
-            yield replace(base, unroll=unroll, panels_inner=inner)
+            if not base.overlaps:
+                yield replace(base, unroll=unroll, panels_inner=inner)
+        if base.overlaps:
+            yield base
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +97,7 @@ class _Tile:
     vectors: int
     rows: int
     columns: int
+    overlaps: bool = False
 
 
 def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, _Tile]]:
@@ -101,7 +116,15 @@ def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, _Tile]]:
         if not crowded and _fits_registers(height * width, vectors, g, machine):
             tile = _Tile(lanes, vectors, height, width)
             found.append((_cycles(tile, g, machine), tile))
+            if _overlap_pays(g, machine) and 10 <= height * width * vectors <= 15:
+                tile = replace(tile, overlaps=True)
+                found.append((_cycles(tile, g, machine), tile))
     return found
+
+
+def _overlap_pays(g: Geometry, machine: CpuMachine) -> bool:
+    """Measured: long reductions hide little behind what they take, short rows have few neighbours."""
+    return may_overlap(g, machine) and g.flat and 4 <= g.steps <= 64
 
 
 # Bytes of a cache line.
@@ -155,6 +178,10 @@ def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
             spilled = max(0, pixels * vectors + 4 * vectors + 4 - machine.vector_registers)
             stores = pixels * vectors / math.gcd(vectors, 4)
             finish = (20 * -(-pixels * vectors // 4) + 2 * stores) * unit + 3 * spilled + 10
+            if tile.overlaps and columns == tile.columns:
+                # What is left of it, and the last of a row of tiles, which has no neighbour.
+                rows = min(_MOST_SHARES, wide) if g.flat else 1
+                finish = 4 * pixels * vectors * unit + 5 + finish * rows / max(1, wide)
             total += panels * tiles * (steps * per_step + g.segments * 2 + finish)
     return total * (g.height // tile.rows) * g.images * g.form.groups
 
@@ -193,7 +220,8 @@ def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionCo
         share_rows=tile.rows if by_columns else block * tile.rows,
         share_columns=min(g.width, block * tile.columns) if by_columns else g.width,
         share_panels=share_panels,
-        panels_inner=share_weights <= machine.l1_bytes // 2,
+        panels_inner=share_weights <= machine.l1_bytes // 2 and not tile.overlaps,
+        overlaps=tile.overlaps,
     )
 
 

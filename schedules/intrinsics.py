@@ -64,6 +64,11 @@ class PlainInstructions:
         16 bytes from the first step of an unrolled group on."""
         return broadcast(tirx.Cast("int32", source[offset + step]), lanes)
 
+    @property
+    def folds(self) -> bool:
+        """Whether `fold` does anything."""
+        return self.pixels * self.registers > 1
+
     def gather(self, source: Buffer, offsets: Sequence[Expr], step: int, lanes: int) -> Expr:
         """The activations of step `step` of a group of pixels, behind their offsets."""
         (offset,) = offsets

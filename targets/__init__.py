@@ -1,10 +1,14 @@
-"""Device families. Each file beside this one that has a function `targets()` contributes targets."""
+"""Device families. Each file beside this one that has a function `targets()` contributes targets.
+
+It may also have `target_from(name)`, for names with parameters: a target, or None for another family's name.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from compiler.ir.diagnostics import BitloomError
@@ -14,19 +18,28 @@ if TYPE_CHECKING:
 
 
 def all_targets() -> Mapping[str, Target]:
-    """Every known target by name."""
-    found: dict[str, Target] = {}
-    for info in pkgutil.iter_modules(__path__):
-        if info.ispkg:
-            continue
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        found.update({t.name: t for t in getattr(module, "targets", list)()})
-    return found
+    """Every known target by name, those that this computer runs first."""
+    found: list[Target] = [t for module in _families() for t in getattr(module, "targets", list)()]
+    return {t.name: t for t in sorted(found, key=lambda t: not t.runs_here)}
 
 
 def target_named(name: str) -> Target:
     """Errors: BitloomError that lists the known targets."""
+    for module in _families():
+        found: Target | None = getattr(module, "target_from", _no_target)(name)
+        if found is not None:
+            return found
     known = all_targets()
     if name not in known:
         raise BitloomError(f'unknown target "{name}"', f"known targets: {', '.join(known)}")
     return known[name]
+
+
+def _families() -> Iterator[ModuleType]:
+    for info in pkgutil.iter_modules(__path__):
+        if not info.ispkg:
+            yield importlib.import_module(f"{__name__}.{info.name}")
+
+
+def _no_target(_name: str) -> None:
+    return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.lowering.machine import CpuMachine, DotProduct
-from schedules.machines import APPLE_M1, MACHINES, family_here, host_machine, runs_here
+from schedules.machines import APPLE_M1, COMPUTERS, family_here, host_machine, runs_here
 
 if TYPE_CHECKING:
     from compiler.driver import Progress
@@ -85,9 +85,9 @@ class CpuTarget:
 
 
 def targets() -> Iterator[CpuTarget]:
-    """All CPU targets: `host`, and each machine by name."""
+    """`host`, and each kind of computer by name."""
     yield CpuTarget("host", host_machine())
-    for machine in MACHINES:
+    for machine in COMPUTERS:
         yield CpuTarget(f"cpu/{machine.name}", machine, _triple(machine))
 
 

@@ -26,9 +26,9 @@ from compiler.ops.shape import Reshape, Transpose
 from compiler.ops.slicing import Broadcast, Concat, Gather, Pad, PadMode, Slice
 from compiler.ops.softmax import Softmax
 from compiler.ops.unary import Function, Unary
+from tests.growing import Growing, reach, types_reaching
 from tests.op_cases import ACTIVATIONS, codes
 from tests.op_cases.convolution import CLAMPS, weights
-from tests.random_graphs import Growing, reach, types_reaching
 
 Growth = Callable[[Growing], None]
 

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+import bitloom
 from benchmarks.cases import ZOO_VARIABLE, CaseError, load_case
 from benchmarks.host_latency import Measurement, measure, ratio, spread
+from benchmarks.layers_profile import rows
 from benchmarks.networks import IMAGE_SHAPE, resnet50
 
 ROOT = Path(__file__).parent.parent
@@ -123,3 +125,13 @@ def test_peers_run_from_the_command_line() -> None:
     rows = json.loads(done.stdout)["measurements"]
     assert [row["contender"] for row in rows] == ["onnxruntime int8", "onnxruntime fp32"]
     assert all(len(row["slots_ms"]) == 2 and min(row["slots_ms"]) > 0 for row in rows)
+
+
+def test_profile_accounts_for_every_step_and_every_product(tmp_path: Path) -> None:
+    case = load_case(str(LETTERS), tmp_path)
+    artifact = bitloom.compile(case.model, calibration=list(case.calibration), output=tmp_path / "out")
+    with bitloom.load(artifact.path, threads=1) as model:
+        found = rows(model, {case.input_name: case.timed_input}, repeat=2)
+    assert [row.step for row in found] == list(range(len(model.steps)))
+    assert sum(row.share for row in found) == pytest.approx(1)
+    assert sum(row.macs for row in found) == artifact.manifest["summary"]["macs"]

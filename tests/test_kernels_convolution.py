@@ -285,6 +285,33 @@ def test_layers_of_networks_are_exact(form: Convolution, machine: CpuMachine) ->
 
 
 @needs_host
+@settings(max_examples=15, deadline=None, suppress_health_check=SLOW_DRAWS, derandomize=True)
+@given(
+    form=st.builds(
+        _pointwise, st.integers(3, 90), st.sampled_from([3, 16, 40, 70]), st.sampled_from([16, 50, 96])
+    ),
+    pitch=st.sampled_from([0, 9]),
+    columns=st.integers(1, 3),
+    shares=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_tiles_that_overlap_compute_the_definition(
+    form: Convolution, pitch: int, columns: int, shares: int, seed: int
+) -> None:
+    """With ragged rows of tiles, shares of a single tile or none, and channel slices."""
+    machine = next((m for m in HOST_MACHINES if m.dot is DotProduct.VNNI and m.vector_bits == 512), None)
+    if machine is None:
+        pytest.skip("tiles overlap on machines with AVX-512 VNNI only")
+    form = replace(form, output_pitch=form.out_channels + pitch)
+    base = plan_convolution(form, machine).config
+    share = min(columns * shares, form.in_height)
+    config = replace(
+        base, overlaps=True, panels_inner=False, lanes=16, vectors=2, rows=1, columns=columns, share_rows=1
+    )
+    check(plan_convolution(form, machine, replace(config, share_columns=share)), seed, extreme=seed % 2 == 0)
+
+
+@needs_host
 def test_accumulator_at_the_edge_of_int32_is_rescaled_exactly() -> None:
     form = replace(_pointwise(4, 1, 16), output=I16)
     rng = np.random.default_rng(0)
@@ -368,6 +395,7 @@ def test_illegal_configurations_say_why() -> None:
         ({"rows": 2}, "do not divide"),
         ({"columns": 13}, "wider than the image"),
         ({"unroll": 0}, "at least one"),
+        ({"overlaps": True, "panels_inner": True}, "overlap"),
     ):
         with pytest.raises(ValueError, match=reason):
             plan_convolution(form, AVX512_VNNI, replace(config, **change))

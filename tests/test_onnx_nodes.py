@@ -41,7 +41,6 @@ REFUSALS = (
     r"\(BatchNormalization\): the node updates its statistics",
     r"\(Dropout\): training_mode is true",
     'the output "z" is constant: it depends on no input',  # Dropout's mask, which is all true.
-    r"\(Gemm\): C .* differs from row to row: it is no bias",
     r"\(Pow\): the exponent differs by element",
     r"\(Range\): this operator is not supported",
     r'\(Resize\): mode "cubic" is not supported',

@@ -22,11 +22,12 @@ from compiler.ir.verifier import verify
 from compiler.loops.evaluate import evaluate
 from compiler.loops.form import Convolution, LoopForm, Role
 from compiler.numerics.element import Array, ElementType
-from compiler.numerics.quantization import Quantization, QuantizedType, dequantize_array
+from compiler.numerics.quantization import Quantization, QuantizedType
 from compiler.ops import OPS
 from compiler.ops.edge import Dequantize, Quantize, Requantize
 from tests.convolution_form import evaluate_convolution
 from tests.op_cases import OpCase, all_cases
+from tests.rounding import assert_rounded, dequantized
 
 CASES = all_cases()
 
@@ -96,18 +97,8 @@ def test_the_form_computes_the_reference_bit_for_bit(mnemonic: str, data: st.Dat
 @for_each_operator
 def test_codes_lie_within_rounding_of_the_real_result(mnemonic: str, data: st.DataObject) -> None:
     case = draw(data, mnemonic)
-    if case.is_float or case.slack is None:
-        return
-    real = [dequantized(a, t) for a, t in zip(case.arrays, case.types, strict=True)]
-    expected = case.op.float_reference(case.types, real)
-    for codes, wanted, type_ in zip(run_reference(case), expected, case.results, strict=True):
-        if not type_.is_quantized:
-            np.testing.assert_allclose(dequantized(codes, type_), wanted, rtol=1e-5, atol=1e-5)
-            continue
-        step = type_.codes.quantization.scale_array(type_.rank)
-        low, high = (dequantized(np.array(e), type_) for e in (type_.element.low, type_.element.high))
-        error = np.abs(dequantized(codes, type_) - np.clip(wanted, low, high)) / step
-        assert error.max() <= case.slack
+    if not case.is_float:
+        assert_rounded(case.op, case.types, case.arrays, run_reference(case))
 
 
 @for_each_operator
@@ -238,11 +229,3 @@ def evaluate_lowered(lowered: Lowered, arrays: tuple[Array, ...]) -> list[Array]
             assert lowered.constants[buffer.name].dtype == buffer.element.dtype
     outputs = evaluate(form, {**named, **lowered.constants})
     return [outputs[b.name] for b in form.buffers if b.role is Role.OUTPUT]
-
-
-def dequantized(array: Array, type_: TensorType) -> Array:
-    """Real values in float64 of codes, or of floats."""
-    if type_.element is ElementType.F32:
-        return array.astype(np.float64)
-    assert type_.quantization is not None
-    return dequantize_array(array, type_.codes)

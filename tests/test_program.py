@@ -34,7 +34,7 @@ def test_a_program_computes_what_the_interpreter_says(graph: Graph, seed: int) -
 
 
 @pytest.mark.slow
-@settings(ANY, max_examples=20_000)
+@settings(ANY, max_examples=3_000)
 @given(quantized_graphs(real_edges=False, most=12) | quantized_graphs(), st.integers(0, 99))
 def test_many_programs_compute_what_the_interpreter_says(graph: Graph, seed: int) -> None:
     check(graph, seed)

@@ -51,6 +51,13 @@ def compile_command(
         list[str] | None,
         typer.Option(metavar="NODE=TYPE", help="Weights of one layer, by its ONNX node; repeatable."),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIMIT",
+            help='"size<=800KiB" or "size<=60%": narrower weights in the layers where it hurts least.',
+        ),
+    ] = None,
     observer: Annotated[
         str,
         typer.Option(metavar="NAME", help="How ranges are found: minmax, moving-average, percentile or mse."),
@@ -88,6 +95,7 @@ def compile_command(
             observer=observer,
             observer_options=observer_options,
             layer_weights=layers,
+            budget=budget,
             cache=cache,
             progress=progress,
         )
@@ -116,7 +124,7 @@ def _print(artifact: Artifact, json: bool) -> None:
     manifest = artifact.manifest
     files = sorted(p for p in artifact.path.iterdir() if artifact.name in p.name)
     if json:
-        print_json({"path": str(artifact.path), "files": [p.name for p in files], **manifest})
+        print_json({"path": str(artifact.path), **manifest})
         return
     summary = manifest["summary"]
     print(table(["file", "size"], [[str(p), size(p.stat().st_size)] for p in files], " r"))

@@ -33,6 +33,10 @@ def run_command(
         typer.Option("--output", "-o", metavar="FILE.npz", help="Write the outputs to this .npz file."),
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for one on each core.")] = 0,
+    runner: Annotated[
+        str,
+        typer.Option(metavar="WHERE", help="local, qemu:CPU (an emulated Arm core) or ssh:USER@HOST[:PORT]."),
+    ] = "local",
     time: Annotated[bool, typer.Option("--time", help="Measure the latency inside the library.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -44,7 +48,7 @@ def run_command(
     from bitloom.commands.samples import read_samples
     from bitloom.loading import load
 
-    with load(library, threads) as model:
+    with load(library, threads, runner) as model:
         samples = read_samples(input_, _expected(model))
         results = [model.run(None, sample) for sample in samples]
         latency = _latency(model, samples[0]) if time else None

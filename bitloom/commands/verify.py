@@ -29,6 +29,10 @@ def verify_command(
         bool, typer.Option("--outputs-only", help="Compare the outputs, not every layer.")
     ] = False,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for one on each core.")] = 0,
+    runner: Annotated[
+        str,
+        typer.Option(metavar="WHERE", help="local, qemu:CPU (an emulated Arm core) or ssh:USER@HOST[:PORT]."),
+    ] = "local",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Compare a library with the interpreter, bit for bit.
@@ -36,11 +40,22 @@ def verify_command(
     Every layer is compared, on every sample. Ends with exit code 1, and names
     the first layer that differs, where they are not equal.
     """
+    from bitloom.library_files import manifest_path_of
+
+    manifest_path_of(library)  # refuses a folder without a library before the rest is imported
     from bitloom.verification import read_graph, verdict_lines, verify
 
     graph = read_graph(library)
     given = _read(inputs, graph) if inputs is not None else None
-    result = verify(library, given, samples=samples, layers=not outputs_only, threads=threads, seed=seed)
+    result = verify(
+        library,
+        given,
+        samples=samples,
+        layers=not outputs_only,
+        threads=threads,
+        seed=seed,
+        runner=runner,
+    )
     if json:
         _print_json(library, result, seed if inputs is None else None)
     else:

@@ -40,13 +40,17 @@ class ScratchPlace:
 
 @dataclass(eq=False, slots=True)
 class ProgramStep:
-    """One kernel call. operands: in the order of the plan's; reads, writes: the values behind them."""
+    """One kernel call. operands: in the order of the plan's; reads, writes: the values behind them.
+
+    completes: whether the values written are whole now; a concatenation may be copied part by part.
+    """
 
     node: Node
     plan: KernelPlan
     operands: tuple[Place | ConstantPlace | ScratchPlace, ...]
     reads: tuple[Value, ...]
     writes: tuple[Value, ...]
+    completes: bool = True
 
 
 class ConstantBlob:
@@ -148,9 +152,11 @@ class _Builder:
 
     def _copy_missing_parts(self, node: Node) -> None:
         """The parts of a concatenation that could not be written in place."""
-        for value, part in zip(node.inputs, part_places(node, self.places[node.output]), strict=True):
-            if self.places.get(value) != part:
-                self._copy(node, value, part)
+        parts = zip(node.inputs, part_places(node, self.places[node.output]), strict=True)
+        missing = [(value, part) for value, part in parts if self.places.get(value) != part]
+        for value, part in missing:
+            self._copy(node, value, part)
+            self.steps[-1].completes = part is missing[-1][1]
 
     def _copy(self, node: Node, x: Value, to: Place) -> None:
         """A copy is a concatenation of one part: x may be a constant."""

@@ -46,8 +46,7 @@ def _simplify(graph: Graph, node: Node) -> bool:
     if not isinstance(node.op, Transpose):
         return _merge_reshapes(graph, node)
     permutation, x = node.op.permutation, node.inputs[0]
-    if permutation == tuple(range(len(permutation))):
-        bypass(graph, node)
+    if permutation == tuple(range(len(permutation))) and bypass(graph, node):
         return True
     before = x.producer
     if before is not None and isinstance(before.op, Transpose):
@@ -65,8 +64,7 @@ def _merge_reshapes(graph: Graph, node: Node) -> bool:
     if not isinstance(node.op, Reshape):
         return False
     x = node.inputs[0]
-    if x.type.shape == node.op.shape:
-        bypass(graph, node)
+    if x.type.shape == node.op.shape and bypass(graph, node):
         return True
     if x.producer is not None and isinstance(x.producer.op, Reshape):
         graph.set_op(node, node.op, [x.producer.inputs[0]])
@@ -74,13 +72,13 @@ def _merge_reshapes(graph: Graph, node: Node) -> bool:
     return False
 
 
-def bypass(graph: Graph, node: Node) -> None:
-    """Replaces a node that changes nothing by its input. A graph output keeps its name: the input takes it,
-    unless the input has a name of its own to keep."""
+def bypass(graph: Graph, node: Node) -> bool:
+    """Replaces a node that changes nothing by its input; whether it could. A graph output keeps its name: the
+    input takes it, unless the input has a name of its own to keep."""
     x, y = node.inputs[0], node.output
     keeps_name = graph.is_output(x) or any(v is x for v in graph.inputs) or not graph.is_output(y)
     if graph.is_output(y) and keeps_name:
-        return
+        return False
     name = y.name
     graph.replace_uses(y, x)
     if x.source is None:
@@ -88,6 +86,7 @@ def bypass(graph: Graph, node: Node) -> None:
     graph.erase(node)
     if not keeps_name:
         graph.rename(x, name)
+    return True
 
 
 def _sink(graph: Graph, node: Node) -> bool:

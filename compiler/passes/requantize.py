@@ -30,8 +30,7 @@ def _fuse(graph: Graph, node: Node) -> bool:
     requantize = cast(Requantize, node.op)
     x = node.inputs[0]
     if x.type.is_quantized and x.type.codes == requantize.to and requantize.clamp is None:
-        bypass(graph, node)
-        return True
+        return bypass(graph, node)
     producer = x.producer
     if producer is None or len(x.uses) != 1 or graph.is_output(x) or not _requantizes(producer.op):
         return False

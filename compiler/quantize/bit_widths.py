@@ -59,9 +59,10 @@ class BitWidthChoice:
         """Estimated normalised mean squared error of the outputs: the sum that was minimised."""
         return sum(row.chosen.error for row in self.layers)
 
-    def widths(self, default: ElementType) -> WeightWidths:
-        """For `quantize_graph`. default: of weights that are no layer of the table."""
-        return WeightWidths(default, {row.layer: row.chosen.element for row in self.layers})
+    def widths(self, asked: WeightWidths) -> WeightWidths:
+        """For `quantize_graph`. asked: what holds for weights that are no layer of the table."""
+        chosen = {row.layer: row.chosen.element for row in self.layers}
+        return WeightWidths(asked.default, {**asked.layers, **chosen})
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -135,7 +136,8 @@ def _solve(tables: Sequence[Sequence[Candidate]], limit: float) -> list[int]:
     owner = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
     errors, costs = np.array([c.error for c in flat]), np.array([c.cost for c in flat])
     # The solver stops at absolute gaps of 1e-6: errors are scaled so that this is 1e-12 of the largest.
-    scaled = errors * (1e6 / max(float(errors.max()), np.finfo(np.float64).tiny))
+    largest = float(errors.max())
+    scaled = errors / largest * 1e6 if largest > 0 else errors
     one_each = (owner == np.arange(len(tables))[:, None]).astype(np.float64)
     result = milp(
         scaled,

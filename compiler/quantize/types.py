@@ -39,19 +39,47 @@ def activation_types(
 
     ranges: the calibrated range of every computed value and input.
     """
-    groups = _joined(graph, ranges)
+    fixed = _fixed_types(graph, ranges, element)
+    groups = _joined(graph, ranges, fixed)
     members: dict[Value, list[Value]] = {}
     for value in graph.values():
         if value.constant is None:
             members.setdefault(groups.find(value), []).append(value)
     types: dict[Value, QuantizedType] = {}
     for group in members.values():
-        shared = _type_of(group, ranges, element)
+        shared = fixed.get(group[0]) or _calibrated(group, ranges, element)
         types.update(dict.fromkeys(group, shared))
     return types
 
 
-def _joined(graph: Graph, ranges: Mapping[Value, Range]) -> _Groups:
+def _fixed_types(
+    graph: Graph, ranges: Mapping[Value, Range], element: ElementType
+) -> dict[Value, QuantizedType]:
+    """Types that no calibration changes: an operator's `fixed_output`, and of what only moves codes of one
+    such type (unless it adds constants that lie outside)."""
+    fixed: dict[Value, QuantizedType] = {}
+    for node in graph.nodes:
+        computed = [v for v in node.inputs if v.constant is None]
+        if node.op.keeps_quantization and computed:
+            moved = {fixed.get(v) for v in computed}
+            given = moved.pop() if len(moved) == 1 else None
+            if given is not None and not all(_holds(given, ranges[v]) for v in node.outputs):
+                given = None
+        else:
+            given = node.op.fixed_output(element)
+        if given is not None:
+            fixed.update((v, given) for v in node.outputs if v.constant is None)
+    return fixed
+
+
+def _holds(type_: QuantizedType, seen: Range) -> bool:
+    """Whether the codes reach all of `seen`, to within one step."""
+    low, high = ((code - type_.zero_point) * type_.scale for code in (type_.element.low, type_.element.high))
+    return low - type_.scale <= seen.low and seen.high <= high + type_.scale
+
+
+def _joined(graph: Graph, ranges: Mapping[Value, Range], fixed: Mapping[Value, QuantizedType]) -> _Groups:
+    """Values that must or should share a type. All of a group have the same fixed type, or none has one."""
     groups = _Groups()
     for node in graph.nodes:
         if not node.op.keeps_quantization:
@@ -60,19 +88,12 @@ def _joined(graph: Graph, ranges: Mapping[Value, Range]) -> _Groups:
         for output in node.outputs:
             for value in computed:
                 close = ranges[value].width * JOIN_RATIO >= ranges[output].width
-                if len(computed) == 1 or close:
+                if fixed.get(value) == fixed.get(output) and (len(computed) == 1 or close):
                     groups.join(value, output)
     return groups
 
 
-def _type_of(group: list[Value], ranges: Mapping[Value, Range], element: ElementType) -> QuantizedType:
-    fixed = [
-        v.producer.op.fixed_output(element)
-        for v in group
-        if v.producer is not None and not v.producer.op.keeps_quantization
-    ]
-    if fixed and fixed[0] is not None and all(f == fixed[0] for f in fixed):
-        return fixed[0]
+def _calibrated(group: list[Value], ranges: Mapping[Value, Range], element: ElementType) -> QuantizedType:
     union = ranges[group[0]]
     for value in group[1:]:
         union = union.union(ranges[value])

@@ -51,7 +51,7 @@ class _Describer:
         )
 
     def _step(self, index: int, step: ProgramStep) -> Step:
-        result = step.writes[0] if len(step.writes) == 1 else None
+        result = step.writes[0] if len(step.writes) == 1 and step.completes else None
         return Step(
             kernel=step.plan.symbol,
             operands=tuple(self._operand(o, step) for o in step.operands),
@@ -92,7 +92,12 @@ class _Describer:
 
     def _port(self, value: Value, edge: type[Quantize] | type[Dequantize]) -> Port:
         dtype = DType(str(value.type.element.dtype))
-        steps = [i for i, s in enumerate(self.program.steps) if value in (*s.reads, *s.writes)]
+        buffer = self.program.places[value].buffer  # Views of the port use it too.
+        steps = [
+            i
+            for i, s in enumerate(self.program.steps)
+            if any(self.program.places[v].buffer is buffer for v in (*s.reads, *s.writes))
+        ]
         found: Edge | None = None
         if len(steps) == 1 and isinstance(self.program.steps[steps[0]].node.op, edge):
             step = self.program.steps[steps[0]]

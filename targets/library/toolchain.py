@@ -12,6 +12,7 @@ from pathlib import Path
 from compiler.ir.diagnostics import BitloomError
 
 _SHOWN_LINES = 12
+_BIONIC_STUB = Path(__file__).parents[1] / "runtime" / "bitloom_bionic_stub.c"
 
 
 class LibraryError(BitloomError):
@@ -38,6 +39,10 @@ class Toolchain:
     def is_macos(self) -> bool:
         return "macos" in self.triple
 
+    @property
+    def is_android(self) -> bool:
+        return "android" in self.triple
+
     def compile(
         self, source: Path, output: Path, include: Sequence[Path] = (), flags: Sequence[str] = ()
     ) -> None:
@@ -51,25 +56,50 @@ class Toolchain:
 
     def link_shared(self, objects: Sequence[Path], output: Path, exports: Sequence[str]) -> None:
         """Makes a shared library that exports `exports` alone and lacks no symbol but the C library's."""
-        if self.is_macos:
-            # zig's own Mach-O linker has no export lists: there, kernels stay visible beside the API.
-            names = output.with_suffix(".exports")
-            names.write_text("".join(f"_{name}\n" for name in exports))
-            options = [f"-Wl,-exported_symbols_list,{names}"] if self.cc else []
-            options.append(f"-Wl,-install_name,@rpath/{output.name}")
-        else:
-            names = output.with_suffix(".map")
-            names.write_text("{ global: " + " ".join(f"{name};" for name in exports) + " local: *; };\n")
-            options = [f"-Wl,--version-script={names}", "-Wl,-z,defs", "-Wl,--strip-debug", "-Wl,--as-needed"]
-            options += [f"-Wl,-soname,{output.name}", "-pthread"]
-        try:
+        with tempfile.TemporaryDirectory(prefix="bitloom-") as folder:
+            options = self._shared_options(output.name, exports, Path(folder))
             self._run([*self._compiler(), "-shared", *options, *map(str, objects), "-o", str(output)])
-        finally:
-            names.unlink()
+
+    def link_program(
+        self,
+        source: Path,
+        objects: Sequence[Path],
+        output: Path,
+        include: Sequence[Path] = (),
+        flags: Sequence[str] = (),
+    ) -> None:
+        """Makes a static program from C and objects or archives."""
+        language = ["-std=c11", "-Wall", "-Wextra", "-Werror"]
+        folders = [f"-I{folder}" for folder in include]
+        files = [*map(str, [source, *objects]), "-o", str(output)]
+        self._run([*self._compiler(), "-O2", "-static", *language, *folders, *flags, *files])
 
     def archive(self, objects: Sequence[Path], output: Path) -> None:
         """Makes a static library; members carry no time or owner."""
         self._run([*_zig("ar"), "qcsD", str(output), *map(str, objects)])
+
+    def _shared_options(self, name: str, exports: Sequence[str], folder: Path) -> list[str]:
+        """folder: for files that the linker reads."""
+        names = folder / "exports"
+        if self.is_macos:
+            # zig's own Mach-O linker has no export lists: there, kernels stay visible beside the API.
+            names.write_text("".join(f"_{name}\n" for name in exports))
+            options = [f"-Wl,-exported_symbols_list,{names}"] if self.cc else []
+            return [*options, f"-Wl,-install_name,@rpath/{name}"]
+        names.write_text("{ global: " + " ".join(f"{name};" for name in exports) + " local: *; };\n")
+        options = [f"-Wl,--version-script={names}", "-Wl,-z,defs", "-Wl,--strip-debug", "-Wl,--as-needed"]
+        system = self._android_options(folder) if self.is_android else ["-pthread"]
+        return [*options, f"-Wl,-soname,{name}", *system]
+
+    def _android_options(self, folder: Path) -> list[str]:
+        options = ["-nostdlib", "-Wl,--gc-sections", "-Wl,-z,max-page-size=16384"]
+        if self.cc:
+            return [*options, "-lc"]
+        # zig has no bionic: a library of the same name, without contents, takes its place.
+        stub = folder / "libc.so"
+        empty = ["-shared", "-fPIC", "-nostdlib", "-fno-builtin", "-Wl,-soname,libc.so", str(_BIONIC_STUB)]
+        self._run([*self._compiler(), *empty, "-o", str(stub)])
+        return [*options, str(stub)]
 
     def _compiler(self) -> list[str]:
         return list(self.cc) if self.cc else [*_zig("cc"), "-target", self.triple]

@@ -6,14 +6,12 @@
 #ifndef BITLOOM_CPU_H
 #define BITLOOM_CPU_H
 
+#include "bitloom_system.h"
+
 #include <stdint.h>
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
-#elif defined(__aarch64__) && defined(__linux__)
-#include <sys/auxv.h>
-#elif defined(__aarch64__) && defined(__APPLE__)
-#include <sys/sysctl.h>
 #endif
 
 enum bl_cpu_feature {

@@ -8,13 +8,7 @@
 
 #include "bitloom_cpu.h"
 #include "bitloom_signal.h"
-
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
+#include "bitloom_system.h"
 
 enum { BL_THREADS_MOST = 256, BL_WORKER_STACK_BYTES = 1 << 20 }; /* musl's default stack is 128 KiB */
 

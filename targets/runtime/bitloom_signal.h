@@ -6,20 +6,10 @@
 #ifndef BITLOOM_SIGNAL_H
 #define BITLOOM_SIGNAL_H
 
+#include "bitloom_system.h"
+
 #include <stdatomic.h>
 #include <stdint.h>
-
-#if defined(__linux__)
-#include <linux/futex.h>
-#include <stddef.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#if !defined(SYS_futex)
-#define SYS_futex SYS_futex_time64
-#endif
-#else
-#include <pthread.h>
-#endif
 
 #define BL_CACHE_LINE 64
 

@@ -27,16 +27,13 @@ ACTIVATIONS = (ElementType.I8, ElementType.I16)
 class OpCase:
     """One application of an operator.
 
-    constants: positions of the inputs that are known at compile time. slack: how far, in steps of the
-    output's scale, a code may lie from the real result of the dequantized inputs (rounding takes half a
-    step; None where codes have no such bound).
+    constants: positions of the inputs that are known at compile time.
     """
 
     op: Op
     types: tuple[TensorType, ...]
     arrays: tuple[Array, ...]
     constants: frozenset[int] = frozenset()
-    slack: float | None = 0.51
 
     @property
     def results(self) -> tuple[TensorType, ...]:

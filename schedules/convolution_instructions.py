@@ -1,0 +1,28 @@
+"""Which vector code the dot products of a convolution take."""
+
+from __future__ import annotations
+
+from compiler.lowering.machine import DotProduct
+from schedules.convolution import ConvolutionPlan
+from schedules.intrinsics import PlainInstructions
+from schedules.intrinsics_arm import NeonInstructions, SignedDot, SignedMatrix, WideningDot
+from schedules.intrinsics_x86 import ByteDot, WordDot
+
+
+def instructions(plan: ConvolutionPlan) -> PlainInstructions:
+    """Vector code for the plan's dot product."""
+    match plan.geometry.dot.kind, plan.machine.dot:
+        case DotProduct.VNNI, _:
+            return ByteDot()
+        case DotProduct.PMADDWD, native:
+            return WordDot(fused=native is DotProduct.VNNI)
+        case DotProduct.SDOT, _:
+            return SignedDot()
+        case DotProduct.SMMLA, _:
+            return SignedMatrix()
+        case DotProduct.SMLAL, _:
+            return WideningDot()
+        case _, DotProduct.SDOT | DotProduct.SMMLA | DotProduct.SMLAL:
+            return NeonInstructions()
+        case _:
+            return PlainInstructions()

@@ -1,0 +1,176 @@
+"""Where a library's runner program runs: on an emulated CPU, or on a board over ssh."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from compiler.ir.diagnostics import BitloomError
+
+_SPELLINGS = "local, qemu:CPU (such as qemu:cortex-a53), ssh:USER@HOST and ssh:USER@HOST:PORT"
+_SSH_FAILED = 255
+_SIGNALLED = 128
+_OTHER_SYSTEM = 90
+
+# One connection: is it the right machine, and where does the program on standard input lie from now on?
+_INSTALL = """\
+system=$(uname -sm)
+[ "$system" = "Linux {architecture}" ] || {{ echo "$system"; exit 90; }}
+folder=$(mktemp -d) && cat >"$folder/runner" && chmod 700 "$folder/runner" && echo "$folder" && exit
+rm -rf "$folder"; exit 1
+"""
+
+
+class RunnerError(BitloomError):
+    """A runner is not there, or does not run the program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program ended. status: its exit status, or minus the number of the signal that ended it."""
+
+    status: int
+    response: bytes
+    complaint: str
+
+
+class Runner(Protocol):
+    """A place for one program. All calls may raise RunnerError."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether seconds there are those of a real CPU."""
+        ...
+
+    def start(self, program: Path, architecture: str) -> None:
+        """Brings a static Linux program there; it may be executed until `stop`."""
+        ...
+
+    def execute(self, request: bytes) -> Finished:
+        """Runs the program with `request` on its standard input."""
+        ...
+
+    def stop(self) -> None:
+        """Takes away what `start` brought. Allowed at any time, and more than once."""
+        ...
+
+
+def runner_named(name: str) -> Runner:
+    """Any but `local`, which is this very process. Errors: RunnerError that lists the known spellings."""
+    kind, _, place = name.partition(":")
+    if kind == "qemu" and place:
+        return Emulator(place)
+    board = re.fullmatch(r"(?P<host>[^\s:-][^\s:]*)(:(?P<port>\d+))?", place)
+    if kind == "ssh" and board:
+        return Board(board["host"], int(board["port"]) if board["port"] else None)
+    raise RunnerError(f'unknown runner "{name}"', f"runners are {_SPELLINGS}")
+
+
+class Emulator:
+    """A 64-bit Arm core of qemu's user mode."""
+
+    keeps_time = False
+
+    def __init__(self, cpu: str) -> None:
+        self.name = f"qemu:{cpu}"
+        self._cpu = cpu
+        self._command: list[str] = []
+
+    def start(self, program: Path, architecture: str) -> None:
+        if architecture != "aarch64":
+            raise RunnerError(f"{self.name} runs aarch64 libraries; this one is for {architecture}")
+        qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+        if qemu is None:
+            raise RunnerError("there is no qemu-aarch64", "Debian and Ubuntu: apt-get install qemu-user")
+        listed = _text(_run([qemu, "-cpu", "help"]).stdout).splitlines()
+        known = [line.split()[0] for line in listed if line.startswith(" ")]
+        if self._cpu not in known:
+            raise RunnerError(f'qemu-aarch64 emulates no "{self._cpu}"', f"it emulates {', '.join(known)}")
+        self._command = [qemu, "-cpu", self._cpu, str(program)]
+
+    def execute(self, request: bytes) -> Finished:
+        done = _run(self._command, request)
+        return Finished(done.returncode, done.stdout, _text(done.stderr))
+
+    def stop(self) -> None:
+        self._command = []
+
+
+class Board:
+    """A Linux machine that lets us in by ssh without a question. Nothing but a shell is needed there.
+
+    What ~/.ssh/config says of the host counts. The program lies in a folder of its own until `stop`.
+    """
+
+    keeps_time = True
+
+    def __init__(self, host: str, port: int | None = None) -> None:
+        self.name = f"ssh:{host}" if port is None else f"ssh:{host}:{port}"
+        self._host = host
+        self._options = [
+            "-T",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=10",
+            "-o",
+            "ServerAliveInterval=15",
+        ]
+        if port is not None:
+            self._options += ["-p", str(port)]
+        self._folder: str | None = None
+
+    def start(self, program: Path, architecture: str) -> None:
+        if shutil.which("ssh") is None:
+            raise RunnerError("there is no ssh", "Debian and Ubuntu: apt-get install openssh-client")
+        done = self._sh(_INSTALL.format(architecture=architecture), program.read_bytes())
+        answer = _text(done.stdout)
+        if done.returncode == _OTHER_SYSTEM:
+            raise RunnerError(f"{self.name} is {answer}; the library is for Linux {architecture}")
+        if done.returncode != 0 or not re.fullmatch(r"/[\w./-]+", answer):
+            raise RunnerError(f"{self.name} does not take the program: {_text(done.stderr) or answer}")
+        self._folder = answer
+
+    def execute(self, request: bytes) -> Finished:
+        assert self._folder is not None
+        # `exit` keeps the shell, which turns a signal into a status; ssh alone would lose it.
+        done = self._sh(f"{self._folder}/runner; exit $?", request)
+        status = done.returncode
+        signalled = status > _SIGNALLED
+        return Finished(_SIGNALLED - status if signalled else status, done.stdout, _text(done.stderr))
+
+    def stop(self) -> None:
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            self._sh(f"rm -rf {folder}")
+
+    def _sh(self, script: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Runs a script of sh there."""
+        command = f"sh -c {shlex.quote(script)}"
+        done = _run(["ssh", *self._options, "--", self._host, command], given)
+        if done.returncode == _SSH_FAILED:
+            raise RunnerError(
+                f"cannot reach {self.name}: {_text(done.stderr) or 'the connection was lost'}",
+                "ssh must connect without a question: check the address, the host's key and your own key",
+            )
+        return done
+
+
+def _run(command: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(command, input=given, capture_output=True, check=False)
+    except OSError as error:
+        raise RunnerError(f"cannot start {command[0]}: {error.strerror}") from error
+
+
+def _text(output: bytes) -> str:
+    return output.decode(errors="replace").strip()

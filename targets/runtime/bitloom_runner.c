@@ -1,0 +1,133 @@
+/* A program that runs one library once: a request on standard input, the response on standard output.
+ *
+ * BL_NAME is the library's name, BL_HEADER its header. Numbers are int64, little-endian as on every machine that
+ * libraries are made for. The request is a struct request, then
+ *     bytes of each input, bytes of each output,
+ *     a struct result for each result that is wanted, in order of steps,
+ *     the inputs, one behind the other.
+ * The response is each result right after its step, the outputs, and the nanoseconds of each run. With results the
+ * library runs step by step, and once; without, `repeat` times as a whole.
+ */
+#define _POSIX_C_SOURCE 200809L
+#include BL_HEADER
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define PASTE(a, b) a##_##b
+#define NAMED(a, b) PASTE(a, b)
+#define LIBRARY(function) NAMED(BL_NAME, function)
+
+enum { BUILD_CHARACTERS = 64, ALIGNMENT = 64 };
+
+/* What main returns. */
+enum { DONE = 0, BAD_REQUEST = 2, REFUSED = 3, RUN_FAILED = 4, OTHER_BUILD = 5 };
+
+struct request {
+    char build[BUILD_CHARACTERS];
+    int64_t threads, quantized, repeat, inputs, outputs, results;
+};
+
+struct result {
+    int64_t step, output, offset, bytes; /* output: -1 for the arena */
+};
+
+static void finish(int status, const char *complaint)
+{
+    fprintf(stderr, "%s\n", complaint);
+    exit(status);
+}
+
+static void *get(size_t count, size_t size)
+{
+    size_t bytes = (count * size + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
+    void *memory = aligned_alloc(ALIGNMENT, bytes);
+
+    if (!memory)
+        finish(BAD_REQUEST, "out of memory");
+    memset(memory, 0, bytes);
+    return memory;
+}
+
+static void *take(size_t count, size_t size)
+{
+    void *memory = get(count, size);
+
+    if (fread(memory, size, count, stdin) != count)
+        finish(BAD_REQUEST, "the request ends early");
+    return memory;
+}
+
+static void give(const void *memory, int64_t bytes)
+{
+    if (fwrite(memory, 1, (size_t)bytes, stdout) != (size_t)bytes)
+        finish(BAD_REQUEST, "cannot write the response");
+}
+
+static void check(int status)
+{
+    if (status != 0)
+        finish(RUN_FAILED, status == 1 ? "a pointer is misaligned" : "a kernel failed");
+}
+
+static int64_t nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+static void run_steps(LIBRARY(ctx) * context, const struct request *request, const struct result *results,
+                      const void *const *inputs, void *const *outputs)
+{
+    const unsigned char *arena = LIBRARY(arena)(context);
+    int64_t given = 0;
+
+    for (int step = 0; step < LIBRARY(step_count)(); step++) {
+        check(request->quantized ? LIBRARY(run_step_quantized)(context, step, inputs, outputs)
+                                 : LIBRARY(run_step)(context, step, inputs, outputs));
+        for (; given < request->results && results[given].step == step; given++) {
+            const struct result *result = &results[given];
+            give((result->output < 0 ? arena : (const unsigned char *)outputs[result->output]) + result->offset, result->bytes);
+        }
+    }
+}
+
+int main(void)
+{
+    struct request *request = take(1, sizeof *request);
+    size_t input_count = (size_t)request->inputs, output_count = (size_t)request->outputs;
+    int64_t *input_bytes = take(input_count, sizeof *input_bytes);
+    int64_t *output_bytes = take(output_count, sizeof *output_bytes);
+    struct result *results = take((size_t)request->results, sizeof *results);
+    const void **inputs = get(input_count, sizeof *inputs);
+    void **outputs = get(output_count, sizeof *outputs);
+    int64_t *times = get((size_t)request->repeat, sizeof *times);
+    const char *reason;
+    LIBRARY(ctx) * context;
+
+    if (strncmp(request->build, LIBRARY(build)(), BUILD_CHARACTERS) != 0)
+        finish(OTHER_BUILD, "the library and its manifest come from different builds");
+    for (size_t i = 0; i < input_count; i++)
+        inputs[i] = take((size_t)input_bytes[i], 1);
+    for (size_t i = 0; i < output_count; i++)
+        outputs[i] = get((size_t)output_bytes[i], 1);
+    context = LIBRARY(create)((int)request->threads, &reason);
+    if (!context)
+        finish(REFUSED, reason);
+    if (request->results > 0)
+        run_steps(context, request, results, inputs, outputs);
+    for (int64_t i = 0; request->results == 0 && i < request->repeat; i++) {
+        int64_t start = nanoseconds();
+        check(request->quantized ? LIBRARY(run_quantized)(context, inputs, outputs)
+                                 : LIBRARY(run)(context, inputs, outputs));
+        times[i] = nanoseconds() - start;
+    }
+    LIBRARY(destroy)(context);
+    for (size_t i = 0; i < output_count; i++)
+        give(outputs[i], output_bytes[i]);
+    give(times, request->repeat * (int64_t)sizeof *times);
+    return fflush(stdout) == 0 ? DONE : BAD_REQUEST;
+}
