@@ -29,7 +29,7 @@ class _Cost:
 _COSTS = {
     DotProduct.SDOT: _Cost(pixels=1, registers=1, multiplies=1, loads=0.25, temporaries=0, fold=0),
     DotProduct.SMMLA: _Cost(pixels=2, registers=2, multiplies=1, loads=1, temporaries=2, fold=1),
-    DotProduct.SMLAL: _Cost(pixels=1, registers=4, multiplies=3, loads=1, temporaries=8, fold=3),
+    DotProduct.SMLAL: _Cost(pixels=1, registers=4, multiplies=3, loads=1, temporaries=8, fold=4),
 }
 
 

@@ -107,8 +107,8 @@ class MicroTile:
 
     def _start(self) -> None:
         self._allocate()
-        for v in range(self.vectors):
-            bias = tir.Bind(self._channel(ChannelField.BIAS, v))
+        self.bias = [tir.Bind(self._channel(ChannelField.BIAS, v)) for v in range(self.vectors)]
+        for v, bias in enumerate(self.bias):
             for r, value in enumerate(self.code.start(bias, self.lanes)):
                 bound = tir.Bind(value)
                 for group in range(len(self.pixel_groups)):
@@ -120,7 +120,8 @@ class MicroTile:
         for group, pixels in enumerate(self.pixel_groups):
             for v in range(self.vectors):
                 sums = [self._sum(group, v, r) for r in range(self.code.registers)]
-                for p, value in dict(zip(pixels, self.code.fold(sums, self.lanes), strict=True)).items():
+                folded = self.code.fold(sums, self.bias[v], self.lanes)
+                for p, value in dict(zip(pixels, folded, strict=True)).items():
                     self._set(p, v, value)
 
     def _sum_slot(self, group: int, v: int, register: int) -> int:

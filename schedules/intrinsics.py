@@ -78,8 +78,9 @@ class PlainInstructions:
         """Accumulators of a vector of channels and a group of pixels before the first step."""
         return [bias]
 
-    def fold(self, accumulators: Sequence[Expr], lanes: int) -> list[Expr]:
-        """Sums of a vector of channels, for each pixel of a group, from their accumulators."""
+    def fold(self, accumulators: Sequence[Expr], bias: Expr, lanes: int) -> list[Expr]:
+        """Sums of a vector of channels, for each pixel of a group, from their accumulators; with the bias
+        that `start` left out."""
         return list(accumulators)
 
     def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:

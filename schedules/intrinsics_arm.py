@@ -74,7 +74,7 @@ class SignedMatrix(NeonInstructions):
     def start(self, bias: Expr, lanes: int) -> list[Expr]:
         return [tirx.Shuffle([bias], [2 * half, 2 * half + 1] * 2) for half in range(2)]
 
-    def fold(self, accumulators: Sequence[Expr], lanes: int) -> list[Expr]:
+    def fold(self, accumulators: Sequence[Expr], bias: Expr, lanes: int) -> list[Expr]:
         return [
             tirx.Shuffle(list(accumulators), [2 * pixel, 2 * pixel + 1, 2 * pixel + 4, 2 * pixel + 5])
             for pixel in range(2)
@@ -99,12 +99,12 @@ class WideningDot(NeonInstructions):
         return source.vload([offset + 16 * step], "int8x16")
 
     def start(self, bias: Expr, lanes: int) -> list[Expr]:
-        zero = constant(0, "int32", 4)
-        return [tirx.Shuffle([bias, zero], [channel, 4, 5, 6]) for channel in range(4)]
+        """Zeros, which need no instruction where there is a single step."""
+        return [constant(0, "int32", 4)] * 4
 
-    def fold(self, accumulators: Sequence[Expr], lanes: int) -> list[Expr]:
+    def fold(self, accumulators: Sequence[Expr], bias: Expr, lanes: int) -> list[Expr]:
         a, b, c, d = accumulators
-        return [_add_pairs(_add_pairs(a, b), _add_pairs(c, d))]
+        return [_add(_add_pairs(_add_pairs(a, b), _add_pairs(c, d)), bias)]
 
     def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
         low, high = (_products(activations, weights, half) for half in range(2))
@@ -122,9 +122,12 @@ def _products(a: Expr, b: Expr, half: int) -> Expr:
 
 def _add_wide(accumulator: Expr, products: Expr) -> Expr:
     """Neighbouring products added to each lane (SADALP), modulo 2**32."""
-    pairs = _intrinsic("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products)
-    words = (reinterpret("uint32x4", value) for value in (accumulator, pairs))
-    return reinterpret("int32x4", next(words) + next(words))
+    return _add(accumulator, _intrinsic("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products))
+
+
+def _add(a: Expr, b: Expr) -> Expr:
+    """a + b modulo 2**32: LLVM takes overflow of signed sums for undefined."""
+    return reinterpret("int32x4", reinterpret("uint32x4", a) + reinterpret("uint32x4", b))
 
 
 def _add_pairs(a: Expr, b: Expr) -> Expr:
