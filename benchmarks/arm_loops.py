@@ -51,12 +51,13 @@ class InnerLoop:
 
 
 def hottest_loop(plan: KernelPlan, core: Core) -> InnerLoop | None:
-    """The loop of a kernel of 8-bit dot products with most of them; None where it has none."""
+    """The loop of a kernel of 8-bit dot products with the most accumulators, which is that of whole
+    micro-tiles; None where there is no loop of dot products."""
     if not isinstance(plan, ConvolutionPlan):
         return None
     module = build_module({plan.symbol: convolution_function(plan)}, dict(plan.machine.target))
     loops = list(_loops(module.inspect_source("asm")))
-    best = max(loops, key=_macs, default=[])
+    best = max(loops, key=_accumulators, default=[])
     if not _macs(best):
         return None
     return InnerLoop(len(best), _macs(best), _cycles(best, core), sum("[sp" in line for line in best))
@@ -75,6 +76,12 @@ def _loops(assembly: str) -> Iterator[list[str]]:
             if target and target[1] == label:
                 yield block
                 label, block = "", []
+
+
+def _accumulators(block: Sequence[str]) -> int:
+    """Registers that take sums."""
+    words = (line.split() for line in block)
+    return len({word[1] for word in words if word[0] in ("sdot", "smmla", "sadalp")})
 
 
 def _macs(block: Sequence[str]) -> int:

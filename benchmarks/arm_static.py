@@ -14,13 +14,14 @@ Needs qemu-user (with plugins) and, for --loops, llvm-19.
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 from benchmarks.arm_emulation import Emulator, Peer, onnxruntimes, ours, quantized
 from benchmarks.arm_loops import CORES, hottest_loop
-from benchmarks.cases import load_case
+from benchmarks.cases import CaseError, load_case
 from compiler.loops.form import Convolution
 from compiler.lowering.program import Program
 from schedules.arm_machines import ARM_MACHINES
@@ -30,7 +31,11 @@ _EMULATED = ("cortex-a53", "cortex-a76")
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    for tool in ("qemu-aarch64", *(["llvm-mca-19"] if arguments.loops else [])):
+        if shutil.which(tool) is None:
+            parser.error(f"{tool} is not installed")
     peer = (
         Peer(arguments.onnxruntime.absolute(), arguments.system.absolute()) if arguments.onnxruntime else None
     )
@@ -38,7 +43,10 @@ def main() -> None:
         folder = Path(name)
         emulator = Emulator(folder)
         for model in arguments.models:
-            case = load_case(model, folder)
+            try:
+                case = load_case(model, folder)
+            except CaseError as error:
+                parser.error(str(error))
             graph = quantized(case)
             for core in arguments.cores:
                 cpu = core if core in _EMULATED else "max"

@@ -31,7 +31,7 @@ from schedules.depthwise_layout import VECTORS, ChannelGroup, DepthwiseConfig, D
 
 MAX_ROWS = 8
 MAX_COLUMNS = 8
-ARM_COLUMNS = 5  # more results of 4 vectors leave no register for constants
+ARM_COLUMNS = 4  # more results of 4 vectors leave no register for constants
 TILE_MACS = 400_000  # 5 to 10 microseconds of work at the speeds seen
 
 
