@@ -31,7 +31,7 @@ from schedules.depthwise_layout import VECTORS, ChannelGroup, DepthwiseConfig, D
 
 MAX_ROWS = 8
 MAX_COLUMNS = 8
-ARM_COLUMNS = 4  # more results of 4 vectors leave no register for constants
+ARM_COLUMNS = 5
 TILE_MACS = 400_000  # 5 to 10 microseconds of work at the speeds seen
 
 
@@ -196,7 +196,8 @@ def _cost(form: Convolution, machine: CpuMachine, lanes: int, rows: int, columns
 
 
 def _arm_instructions(layout: DepthwiseLayout) -> float:
-    """Instructions per image and channel group. Constants and columns come into registers once per tile."""
+    """Instructions per image and channel group. Constants and columns come into registers once per tile;
+    the results of more than four columns leave no registers for them."""
     f, columns = layout.form, layout.config.columns
     span = (columns - 1) * f.stride[1] + (f.kernel_width - 1) * f.dilation[1] + 1
     bytes_of_column = VECTORS * layout.config.lanes * layout.lane_bytes
@@ -204,7 +205,7 @@ def _arm_instructions(layout: DepthwiseLayout) -> float:
     for steps in layout.steps:
         used = len(steps) // f.kernel_width
         loads = (span * used + len(steps)) * bytes_of_column / 16 + 3 * VECTORS / 2
-        per_column = VECTORS * (len(steps) + 3) + 11
+        per_column = VECTORS * (len(steps) + 3) + 11 + 8 * (columns > 4)
         per_row += loads + columns * per_column + 10
     tiles = -(-f.out_width // columns)
     gather = 6 + layout.row_groups * (19 if layout.depth == 4 else 8)
