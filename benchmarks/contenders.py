@@ -52,7 +52,7 @@ def onnxruntime_int8(case: Case, folder: Path) -> Open:
     quantize_static(
         clean,
         quantized,
-        _Calibration(case),
+        Calibration(case),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,
@@ -79,7 +79,7 @@ def _onnxruntime(case: Case, model: Path) -> Open:
     return open_model
 
 
-class _Calibration(CalibrationDataReader):
+class Calibration(CalibrationDataReader):
     def __init__(self, case: Case) -> None:
         self._feeds = iter([{case.input_name: each} for each in case.calibration])
 

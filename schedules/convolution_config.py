@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 from compiler.lowering.machine import CpuMachine, DotProduct
+from schedules.convolution_arm import fits_registers, has_model, micro_tile_instructions
 from schedules.convolution_geometry import Geometry
 from schedules.convolution_packing import panel_vectors
 
@@ -112,7 +113,7 @@ def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, _Tile]]:
         if height > 1 and width * height > 16:
             continue
         crowded = height * width > _cached_pixels(g, machine)
-        if not crowded and _registers(height * width, vectors, g) <= machine.vector_registers:
+        if not crowded and _fits_registers(height * width, vectors, g, machine):
             tile = _Tile(lanes, vectors, height, width)
             found.append((_cycles(tile, g, machine), tile))
             if _overlap_pays(g, machine) and 10 <= height * width * vectors <= 15:
@@ -143,11 +144,13 @@ def _cached_pixels(g: Geometry, machine: CpuMachine) -> int:
     return lines // math.gcd(sets, distance // _LINE)
 
 
-def _registers(pixels: int, vectors: int, g: Geometry) -> int:
-    """Accumulators, weights, and activations: all pixels' at once where the dot product reads lanes."""
-    activations = {DotProduct.SDOT: pixels, DotProduct.NONE: 4}.get(g.dot.kind, 1)
+def _fits_registers(pixels: int, vectors: int, g: Geometry, machine: CpuMachine) -> bool:
+    """Accumulators, weights and activations."""
+    if has_model(g):
+        return fits_registers(pixels, vectors, g, machine)
+    activations = 4 if g.dot.kind is DotProduct.NONE else 1
     unpacking = 0 if g.form.weight.bits == 8 and g.dot.activation != "int16" else 2
-    return pixels * vectors + vectors + activations + unpacking
+    return pixels * vectors + vectors + activations + unpacking <= machine.vector_registers
 
 
 def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
@@ -163,6 +166,9 @@ def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
             if not columns:
                 continue
             pixels = tile.rows * columns
+            if has_model(g):
+                total += panels * tiles * micro_tile_instructions(pixels, vectors, g)
+                continue
             dots = pixels * vectors * unit
             loads = vectors * unit + pixels * 0.5
             unpack = 0 if g.form.weight.bits == 8 else 2 * vectors * unit
@@ -183,6 +189,9 @@ def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
 def _counts(panels: list[int]) -> list[tuple[int, int]]:
     return [(v, panels.count(v)) for v in dict.fromkeys(panels)]
 
+
+# Steps that share one load of activations; two of SMLAL hide its latencies.
+_UNROLLED_STEPS = {DotProduct.SDOT: 4, DotProduct.SMMLA: 2, DotProduct.SMLAL: 2}
 
 # A share below this many multiply-accumulates (about 2 µs) is not worth handing to another thread.
 _SHARE_MACS = 400_000
@@ -207,8 +216,7 @@ def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionCo
         vectors=tile.vectors,
         rows=tile.rows,
         columns=tile.columns,
-        # Four steps of a dot product by lane share one load of activations.
-        unroll=max(1, 4 // g.fields) if g.dot.kind is DotProduct.SDOT else 1,
+        unroll=max(1, _UNROLLED_STEPS.get(g.dot.kind, 1) // g.fields),
         share_rows=tile.rows if by_columns else block * tile.rows,
         share_columns=min(g.width, block * tile.columns) if by_columns else g.width,
         share_panels=share_panels,

@@ -44,8 +44,20 @@ def dot_shape(form: Convolution, machine: CpuMachine) -> DotShape:
             return DotShape(DotProduct.PMADDWD, 2, "int16")
         case DotProduct.SDOT if stored == "int8":
             return DotShape(DotProduct.SDOT, 4, "int8")
+        case DotProduct.SMMLA if stored == "int8":
+            return DotShape(DotProduct.SMMLA, 8, "int8")
+        case DotProduct.SMLAL if stored == "int8":
+            return DotShape(DotProduct.SMLAL, 16, "int8")
         case _:
-            return DotShape(DotProduct.NONE, 1, stored)
+            return _plain(stored)
+
+
+def _plain(stored: str) -> DotShape:
+    return DotShape(DotProduct.NONE, 1, stored)
+
+
+# Runs up to this length leave most of SMLAL's products unused.
+_SHORT_RUN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +149,9 @@ def geometry(form: Convolution, machine: CpuMachine) -> Geometry:
     pitch = form.in_channels if copies else (form.input_pitch or form.in_channels)
     touching = form.groups == 1 and form.dilation[1] == 1 and pitch == form.in_channels
     inputs = form.in_channels // form.groups
+    run = inputs * form.kernel_width if touching else inputs
+    if dot.kind is DotProduct.SMLAL and run <= _SHORT_RUN:
+        dot = _plain(stored)
     pixels = form.batch * form.out_height * form.out_width
     return Geometry(
         form=form,
@@ -151,7 +166,7 @@ def geometry(form: Convolution, machine: CpuMachine) -> Geometry:
         padded=padded,
         segment_rows=form.kernel_height,
         segment_columns=1 if touching else form.kernel_width,
-        run=inputs * form.kernel_width if touching else inputs,
+        run=run,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from compiler.lowering.machine import DotProduct
 from schedules.convolution import ConvolutionPlan
 from schedules.intrinsics import PlainInstructions
-from schedules.intrinsics_arm import NeonInstructions, SignedDot
+from schedules.intrinsics_arm import NeonInstructions, SignedDot, SignedMatrix, WideningDot
 from schedules.intrinsics_x86 import ByteDot, WordDot
 
 
@@ -18,7 +18,11 @@ def instructions(plan: ConvolutionPlan) -> PlainInstructions:
             return WordDot(fused=native is DotProduct.VNNI)
         case DotProduct.SDOT, _:
             return SignedDot()
-        case _, DotProduct.SDOT | DotProduct.SMLAL:
+        case DotProduct.SMMLA, _:
+            return SignedMatrix()
+        case DotProduct.SMLAL, _:
+            return WideningDot()
+        case _, DotProduct.SDOT | DotProduct.SMMLA | DotProduct.SMLAL:
             return NeonInstructions()
         case _:
             return PlainInstructions()

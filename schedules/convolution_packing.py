@@ -27,6 +27,9 @@ class ChannelField(IntEnum):
     which is floor(accumulator * multiplier / 2**shift + 1/2): for shift >= 33 because floors nest, for
     smaller shifts because moving the accumulator left makes the shift 33. LIMIT keeps that move within
     32 bits; beyond it the result lies outside every 16-bit clamp, on the same side.
+
+    On Arm, SQDMULH gives a * MULTIPLIER >> 31 and SRSHL rounds by itself, so that 32 takes the place of 33,
+    SQSHL needs no LIMIT, and SHIFT is negative, as SRSHL wants it.
     """
 
     BIAS = 0
@@ -93,13 +96,15 @@ def _pack_fields(codes: Array, element: ElementType) -> Array:
     return np.bitwise_or.reduce(split << shifts, axis=4).view(np.int8)
 
 
-def pack_channels(constants: Mapping[str, Array], geometry: Geometry, lanes: int, vectors: int) -> Array:
+def pack_channels(
+    constants: Mapping[str, Array], geometry: Geometry, machine: CpuMachine, lanes: int, vectors: int
+) -> Array:
     """Constants of the output channels, flat int32 [group, panel, field, vectors * lanes].
 
     The bias takes over the zero point of the stored activations: bias - (zero_point + offset) * sum(w).
     Its arithmetic wraps at 32 bits like the accumulators', so it is exact whenever the result fits.
     """
-    rows = _requantization(constants) if geometry.form.requantizes else []
+    rows = _requantization(constants, machine) if geometry.form.requantizes else []
     rows.insert(ChannelField.BIAS, constants["bias"])
     g = geometry
     panels = len(panel_vectors(g.group_outputs, lanes, vectors))
@@ -115,14 +120,21 @@ def corrected_bias(constants: Mapping[str, Array], stored_zero: int) -> Array:
     return (constants["bias"].astype(np.int64) - stored_zero * sums).astype(np.uint32).view(np.int32)
 
 
-def _requantization(constants: Mapping[str, Array]) -> list[Array]:
+def least_shift(machine: CpuMachine) -> int:
+    """Smaller shifts are raised to this one by moving the accumulator left."""
+    return 33 if machine.is_x86 else 32
+
+
+def _requantization(constants: Mapping[str, Array], machine: CpuMachine) -> list[Array]:
     """Fields after BIAS, in order. Shifts 1 and 2 send every accumulator but 0 outside the clamp, as
     shift 3 does: they are treated as 3, for which LIMIT is not yet 0."""
     shift = np.maximum(constants["shift"].astype(np.int64), 3)
-    left = np.maximum(33 - shift, 0)
-    right = np.maximum(shift, 33) - 32
+    least = least_shift(machine)
+    left = np.maximum(least - shift, 0)
+    right = np.maximum(shift, least) - (least - 1)
     limit = np.int64(2**31 - 1) >> left
-    return [constants["multiplier"], 1 << (right - 1), right, limit, left]
+    rounding = np.int64(1) << (right - 1)
+    return [constants["multiplier"], rounding, right if machine.is_x86 else -right, limit, left]
 
 
 def pack_parameters(constants: Mapping[str, Array], geometry: Geometry, machine: CpuMachine) -> Array:
@@ -131,7 +143,7 @@ def pack_parameters(constants: Mapping[str, Array], geometry: Geometry, machine:
     form = geometry.form
     into = machine.activation_offset if form.input is ElementType.I8 else 0
     out = machine.activation_offset if form.output is ElementType.I8 else 0
-    moves = form.requantizes and bool(np.any(constants["shift"] < 33))
+    moves = form.requantizes and bool(np.any(constants["shift"] < least_shift(machine)))
     return np.array([zero_in + into, zero_out + out, low + out, high + out, int(moves)], np.int32)
 
 
@@ -143,6 +155,6 @@ def pack_constants(
     bias = corrected_bias(constants, int(parameters[Parameter.PADDING]))
     return {
         "weight": pack_weights(constants["weight"], geometry, lanes, vectors),
-        "channels": pack_channels({**constants, "bias": bias}, geometry, lanes, vectors),
+        "channels": pack_channels({**constants, "bias": bias}, geometry, machine, lanes, vectors),
         "parameters": parameters,
     }

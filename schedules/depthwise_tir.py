@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
 
-from schedules.depthwise import FACTORS, VECTORS, ChannelGroup, DepthwiseLayout
+from schedules.depthwise_layout import FACTORS, VECTORS, ChannelGroup, DepthwiseLayout
 from schedules.depthwise_vectors import (
     Factors,
     Vector,
@@ -154,12 +154,14 @@ class _Kernel:
                 value = tirx.if_then_else(tirx.all(row >= 0, row < f.in_height), value, zero)
             return emit.bind(value)
 
-        for v, vector in enumerate(interleave_rows(layout, at.group.lanes, load)):
-            index = self._band_byte(at.group, x, row_group, v)
-            self._store_bytes(index, vector, at.group.lanes * layout.lane_bytes)
+        vectors = interleave_rows(layout, at.group.lanes, load)
+        size = at.group.width * layout.lane_bytes // len(vectors)
+        first = self._band_byte(at.group, x, row_group)
+        for i, vector in enumerate(vectors):
+            self._store_bytes(first + i * size, vector, size)
 
     def _contract(self, at: _Place) -> None:
-        """The output rows of a band, each in blocks of columns: vector by vector, then narrowed together."""
+        """The output rows of a band."""
         layout, f = self.layout, self.form
         rows, steps = layout.config.rows, sum(len(s) for s in layout.steps)
         weights = emit.bind(at.lane * (steps * layout.depth))
@@ -167,20 +169,86 @@ class _Kernel:
             oh = at.band * rows + row
             with _when(oh < f.out_height, f.out_height % rows != 0):
                 pixel = emit.bind((at.image * f.out_height + oh) * f.out_width)
-                with emit.serial(0, layout.blocks) as block:
-                    tile = emit.bind(block * layout.block_tiles)
-                    count = emit.bind(tirx.min(layout.block_tiles, layout.column_tiles - tile))
-                    if f.requantizes:
-                        with emit.If(self.parameters[4] == 0):
-                            with emit.Then():
-                                self._block(at, row, weights, tile, count, scale_up=False)
-                            with emit.Else():
-                                self._block(at, row, weights, tile, count, scale_up=True)
-                    else:
-                        self._block(at, row, weights, tile, count, scale_up=False)
-                    with emit.serial(0, count) as i:
-                        self._narrow(at, pixel, tile, i)
+                if layout.keeps_words:
+                    self._row_in_registers(at, row, weights, pixel)
+                else:
+                    self._row_in_blocks(at, row, weights, pixel)
             weights = emit.bind(weights + len(layout.steps[row]) * at.group.width * layout.depth)
+
+    def _row_in_registers(self, at: _Place, row: int, weights: Index, pixel: Index) -> None:
+        """A row tile by tile, narrowed out of registers."""
+
+        def tiles(scale_up: bool) -> None:
+            with emit.serial(0, self.layout.column_tiles) as tile:
+                column = emit.bind(self._column(tile))
+                words = self._words_of_tile(at, row, weights, column, scale_up)
+                for c, vectors in enumerate(words):
+                    self._store_codes(at, pixel + column + c, vectors)
+
+        if not self.form.requantizes:
+            tiles(scale_up=False)
+            return
+        with emit.If(self.parameters[4] == 0):
+            with emit.Then():
+                tiles(scale_up=False)
+            with emit.Else():
+                tiles(scale_up=True)
+
+    def _words_of_tile(
+        self, at: _Place, row: int, weights: Index, column: Index, scale_up: bool
+    ) -> list[list[Vector]]:
+        """[column, vector]: rescaled results. Two vectors at a time: where a lane is 16 bits, they lie in one
+        register of the band."""
+        layout, f, lanes = self.layout, self.form, at.group.lanes
+        columns = range(layout.config.columns)
+        words: list[list[Vector]] = [[] for _ in columns]
+        first = emit.bind(column * f.stride[1])
+        size = lanes * layout.depth
+        for pair in (0, 2):
+            constants = [self._constants(at, row, weights, v, taps=False) for v in (pair, pair + 1)]
+            values = [[c.bias for _ in columns] for c in constants]
+            for s, (kw, row_group) in enumerate(layout.steps[row]):
+                index = weights + (s * VECTORS + pair) * size
+                taps = emit.bind(self.weight.vload([index], f"{layout.weight_dtype}x{2 * size}"))
+                for c in columns:
+                    x = self._band_pair(
+                        at.group, first + (c * f.stride[1] + kw * f.dilation[1]), row_group, pair
+                    )
+                    for i, half in enumerate((range(size), range(size, 2 * size))):
+                        operands = shuffle([x], half), shuffle([taps], half)
+                        values[i][c] = dot(layout, lanes, values[i][c], *operands)
+            for c in columns:
+                for constant, value in zip(constants, values, strict=True):
+                    factors = constant.factors
+                    word = (
+                        value[c] if factors is None else rescale(layout, lanes, value[c], factors, scale_up)
+                    )
+                    words[c].append(emit.bind(word))
+        return words
+
+    def _band_pair(self, group: ChannelGroup, column: Index, row_group: int, v: int) -> Vector:
+        layout, size = self.layout, 2 * group.lanes * self.layout.depth
+        index = self._band_byte(group, column, row_group, v)
+        return emit.bind(
+            self._load_bytes(index, f"{layout.band_dtype}x{size}", 2 * group.lanes * layout.lane_bytes)
+        )
+
+    def _row_in_blocks(self, at: _Place, row: int, weights: Index, pixel: Index) -> None:
+        """A row in blocks of columns: vector by vector, then narrowed together."""
+        layout, f = self.layout, self.form
+        with emit.serial(0, layout.blocks) as block:
+            tile = emit.bind(block * layout.block_tiles)
+            count = emit.bind(tirx.min(layout.block_tiles, layout.column_tiles - tile))
+            if f.requantizes:
+                with emit.If(self.parameters[4] == 0):
+                    with emit.Then():
+                        self._block(at, row, weights, tile, count, scale_up=False)
+                    with emit.Else():
+                        self._block(at, row, weights, tile, count, scale_up=True)
+            else:
+                self._block(at, row, weights, tile, count, scale_up=False)
+            with emit.serial(0, count) as i:
+                self._narrow(at, pixel, tile, i)
 
     def _column(self, tile: Index) -> Index:
         """First output column of a tile; the last one overlaps its neighbour where columns do not divide."""
@@ -193,24 +261,25 @@ class _Kernel:
             with emit.serial(0, count) as i:
                 self._accumulate(at, row, v, self._column(tile + i), i, constants, scale_up)
 
-    def _constants(self, at: _Place, row: int, weights: Index, v: Index) -> _Constants:
+    def _constants(self, at: _Place, row: int, weights: Index, v: Index, *, taps: bool = True) -> _Constants:
+        """taps: whether the weights are wanted as well."""
         layout, lanes = self.layout, at.group.lanes
         size = lanes * layout.depth
 
         def words(buffer: Any, index: Index) -> Vector:
             return emit.bind(buffer.vload([index], f"int32x{lanes}"))
 
-        taps = [
+        loaded = [
             emit.bind(
                 self.weight.vload([weights + (s * VECTORS + v) * size], f"{layout.weight_dtype}x{size}")
             )
-            for s in range(len(layout.steps[row]))
+            for s in range(len(layout.steps[row]) if taps else 0)
         ]
         factors = None
         if self.form.requantizes:
             first = (at.lane + v * lanes) * FACTORS
             factors = Factors(*(words(self.rescale, first + i * lanes) for i in range(FACTORS)))
-        return _Constants(words(self.bias, at.lane + v * lanes), taps, factors)
+        return _Constants(words(self.bias, at.lane + v * lanes), loaded, factors)
 
     def _accumulate(
         self, at: _Place, row: int, v: Index, ow: Index, slot: Index, constants: _Constants, scale_up: bool
@@ -236,16 +305,21 @@ class _Kernel:
     def _narrow(self, at: _Place, pixel: Index, tile: Index, slot: Index) -> None:
         """The codes of a tile of columns, out of the words in scratch."""
         layout, group = self.layout, at.group
-        first = emit.bind((pixel + self._column(tile + slot)) * self.out_pitch + at.channel)
+        first = emit.bind(pixel + self._column(tile + slot))
         for c in range(layout.config.columns):
             indices = [self._word_byte(group, slot * layout.config.columns + c, v) for v in range(VECTORS)]
             vectors = [
                 emit.bind(self._load_bytes(i, f"int32x{group.lanes}", 4 * group.lanes)) for i in indices
             ]
-            codes = narrow(layout, group.lanes, vectors, self.parameters)
-            if group.stored < group.width:
-                codes = shuffle([codes], range(group.stored))
-            emit.buffer_store(self.output, codes, [tirx.Ramp(first + c * self.out_pitch, 1, group.stored)])
+            self._store_codes(at, first + c, vectors)
+
+    def _store_codes(self, at: _Place, pixel: Index, vectors: Sequence[Vector]) -> None:
+        group = at.group
+        codes = narrow(self.layout, group.lanes, vectors, self.parameters)
+        if group.stored < group.width:
+            codes = shuffle([codes], range(group.stored))
+        first = pixel * self.out_pitch + at.channel
+        emit.buffer_store(self.output, codes, [tirx.Ramp(first, 1, group.stored)])
 
     def _store_bytes(self, byte: Index, value: Vector, count: int) -> None:
         emit.buffer_store(

@@ -17,7 +17,7 @@ from tvm.target.codegen import llvm_lookup_intrinsic_id
 
 from compiler.lowering.machine import DotProduct
 from compiler.numerics.element import ElementType
-from schedules.depthwise import VECTORS, DepthwiseLayout
+from schedules.depthwise_layout import VECTORS, DepthwiseLayout
 
 Vector = Any  # TVM's expressions carry no types
 tirx: Any = tvm.tirx  # and its annotations forbid the Python integers that its functions take
@@ -77,7 +77,8 @@ def _interleave(a: Vector, b: Vector, size: int, per_block: int, unit: int = 1) 
 def interleave_rows(
     layout: DepthwiseLayout, lanes: int, load: Callable[[int, int, int], Vector]
 ) -> list[Vector]:
-    """The 4 band vectors of a column, from `load(row, first channel, channels)`, which binds its result."""
+    """A column of the band in 4 vectors or in one, from `load(row, first channel, channels)`, which binds its
+    result."""
     size = VECTORS * lanes
     match layout.depth, layout.form.input:
         case 4, _:
@@ -92,6 +93,8 @@ def interleave_rows(
             half = 2 * lanes
             parts = [[load(d, half * h, half) for d in range(2)] for h in range(2)]
             return [v for a, b in parts for v in _interleave(a, b, half, 8)]
+        case _ if layout.keeps_words:
+            return [tirx.Cast(f"int16x{size}", load(0, 0, size))]
         case _:
             return [tirx.Cast(f"int16x{lanes}", load(0, v * lanes, lanes)) for v in range(VECTORS)]
 
@@ -110,7 +113,7 @@ def dot(layout: DepthwiseLayout, lanes: int, accumulator: Vector, x: Vector, w: 
             value = _call(f"llvm.x86.avx512.vpdpwssd.{32 * lanes}", i32, accumulator, x, w)
         case DotProduct.PMADDWD, 2:
             value = add(_call(_MULTIPLY_PAIRS[lanes], i32, x, w))
-        case DotProduct.SDOT, 4:
+        case DotProduct.SDOT | DotProduct.SMMLA, 4:
             value = _call(f"llvm.aarch64.neon.sdot.v{lanes}i32.v{4 * lanes}i8", i32, accumulator, x, w)
         case _:
             value = add(tirx.Cast(i32, x) * tirx.Cast(i32, w))
@@ -120,13 +123,22 @@ def dot(layout: DepthwiseLayout, lanes: int, accumulator: Vector, x: Vector, w: 
 def rescale(layout: DepthwiseLayout, lanes: int, accumulator: Vector, f: Factors, scale_up: bool) -> Vector:
     """The form's output before zero point and clamp, or a number that those take to the same code.
 
-    scale_up: whether some shift is below 33."""
+    scale_up: whether some shift is below `DepthwiseLayout.least_shift`."""
+    if not layout.machine.is_x86:
+        return _rescale_neon(accumulator, f, scale_up)
     if scale_up:
         zero = tirx.Broadcast(tirx.const(0, "int32"), lanes)
         bounded = tirx.max(tirx.min(accumulator, f.limit), zero - f.limit)
         accumulator = emit.bind(bounded << f.scale_up)
     high = _multiply_high_x86 if layout.is_x86 else _multiply_high
     return (high(lanes, accumulator, f.multiplier) + f.rounding) >> f.shift
+
+
+def _rescale_neon(accumulator: Vector, f: Factors, scale_up: bool) -> Vector:
+    if scale_up:
+        accumulator = _call("llvm.aarch64.neon.sqshl.v4i32", "int32x4", accumulator, f.scale_up)
+    high = _call("llvm.aarch64.neon.sqdmulh.v4i32", "int32x4", accumulator, f.multiplier)
+    return _call("llvm.aarch64.neon.srshl.v4i32", "int32x4", high, f.shift)
 
 
 def _multiply_high(lanes: int, a: Vector, b: Vector) -> Vector:
@@ -150,6 +162,8 @@ def narrow(layout: DepthwiseLayout, lanes: int, vectors: Sequence[Vector], param
     """Stored codes of a group in the order of channels, from its 4 rescaled vectors."""
     if layout.packs_bytes:
         return _narrow_bytes(lanes, vectors, parameters)
+    if layout.keeps_words and layout.output_dtype == "int8":
+        return _narrow_neon(vectors, parameters)
     width = VECTORS * lanes
     position = np.argsort(layout.channel_order(lanes).ravel())
     values = emit.bind(shuffle(vectors, [int(p) for p in position]))
@@ -169,4 +183,17 @@ def _narrow_bytes(lanes: int, vectors: Sequence[Vector], parameters: Any) -> Vec
     shifted = [_call(f"llvm.sadd.sat.v{2 * lanes}i16", words, p, zero) for p in pairs]
     codes = tirx.reinterpret(f"uint8x{width}", _call(_PACK_BYTES[lanes], f"int8x{width}", *shifted))
     low, high = (tirx.Broadcast(tirx.Cast("uint8", parameters[i]), width) for i in (2, 3))
+    return tirx.max(tirx.min(codes, high), low)
+
+
+def _narrow_neon(vectors: Sequence[Vector], parameters: Any) -> Vector:
+    """The same by SQXTN; with four lanes channels are in order as they are."""
+    zero = tirx.Broadcast(tirx.Cast("int16", parameters[1]), 8)
+    halves: list[Vector] = []
+    for pair in (vectors[:2], vectors[2:]):
+        words = [_call("llvm.aarch64.neon.sqxtn.v4i16", "int16x4", v) for v in pair]
+        shifted = _call("llvm.sadd.sat.v8i16", "int16x8", shuffle(words, range(8)), zero)
+        halves.append(_call("llvm.aarch64.neon.sqxtn.v8i8", "int8x8", shifted))
+    codes = emit.bind(shuffle(halves, range(16)))
+    low, high = (tirx.Broadcast(tirx.Cast("int8", parameters[i]), 16) for i in (2, 3))
     return tirx.max(tirx.min(codes, high), low)

@@ -50,6 +50,12 @@ class PlainInstructions:
     """Any machine: one product per step, widened to int32; LLVM finds the multiplies that it can."""
 
     products = 1
+    # Output pixels whose sums one accumulator holds, and registers of weights in a vector of channels: there
+    # is an accumulator for each group of `pixels` pixels and each register of weights.
+    pixels = 1
+    registers = 1
+    # Whether a step can stop after half of its products.
+    halves = False
     # How many vectors of results `narrow` turns into codes together, by bits of the code.
     narrows: Mapping[int, int] = MappingProxyType({8: 1, 16: 1})
 
@@ -58,9 +64,36 @@ class PlainInstructions:
         16 bytes from the first step of an unrolled group on."""
         return broadcast(tirx.Cast("int32", source[offset + step]), lanes)
 
+    @property
+    def folds(self) -> bool:
+        """Whether `fold` does anything."""
+        return self.pixels * self.registers > 1
+
+    def gather(self, source: Buffer, offsets: Sequence[Expr], step: int, lanes: int) -> Expr:
+        """The activations of step `step` of a group of pixels, behind their offsets."""
+        (offset,) = offsets
+        return self.spread(source, offset, step, lanes)
+
+    def start(self, bias: Expr, lanes: int) -> list[Expr]:
+        """Accumulators of a vector of channels and a group of pixels before the first step."""
+        return [bias]
+
+    def fold(self, accumulators: Sequence[Expr], lanes: int) -> list[Expr]:
+        """Sums of a vector of channels, for each pixel of a group, from their accumulators."""
+        return list(accumulators)
+
     def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
         """accumulator + products; weights: int8 vector [lane, product]."""
         return accumulator + activations * cast("int32", lanes, weights)
+
+    def accumulate_half(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
+        """The same for a step whose second half of products is zero."""
+        return self.accumulate(accumulator, activations, weights, lanes)
+
+    def move_left(self, a: Expr, limit: Expr, left: Expr, lanes: int) -> Expr:
+        """a << left; where a lies outside [~limit, limit], any number as far out or farther on its side."""
+        lowest = constant(-1, "int32", lanes) - limit
+        return tirx.shift_left(tirx.max(tirx.min(a, limit), lowest), left)
 
     def rescale(self, a: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int) -> Expr:
         """((a * multiplier >> 32) + rounding) >> shift, exactly; rounding = 2**(shift - 1)."""

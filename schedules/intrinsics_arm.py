@@ -32,11 +32,13 @@ class NeonInstructions(PlainInstructions):
         lowest, highest = (broadcast(tirx.Cast(dtype, bound), 16) for bound in (low, high))
         return tirx.max(tirx.min(codes, highest), lowest)
 
+    def move_left(self, a: Expr, limit: Expr, left: Expr, lanes: int) -> Expr:
+        return _intrinsic("int32x4", "llvm.aarch64.neon.sqshl.v4i32", a, left)
+
     def rescale(self, a: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int) -> Expr:
-        """SQDMULH keeps one bit more than the high half, SRSHL rounds it off: the same nested floor."""
+        """SQDMULH keeps one bit more than the high half, SRSHL rounds: shift is -(bits to the right)."""
         high = _intrinsic("int32x4", "llvm.aarch64.neon.sqdmulh.v4i32", a, multiplier)
-        right = constant(-1, "int32", lanes) - shift
-        return _intrinsic("int32x4", "llvm.aarch64.neon.srshl.v4i32", high, right)
+        return _intrinsic("int32x4", "llvm.aarch64.neon.srshl.v4i32", high, shift)
 
 
 class SignedDot(NeonInstructions):
@@ -53,3 +55,78 @@ class SignedDot(NeonInstructions):
         name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
         # Activations second: the operand that SDOT can take by lane.
         return _intrinsic("int32x4", name, accumulator, weights, activations)
+
+
+class SignedMatrix(NeonInstructions):
+    """SMMLA: a register of activations is eight products of two pixels, one of weights of two channels, and
+    an accumulator holds [pixel, channel]."""
+
+    products = 8
+    pixels = 2
+    registers = 2
+
+    def gather(self, source: Buffer, offsets: Sequence[Expr], step: int, lanes: int) -> Expr:
+        """16 bytes of each pixel serve two steps."""
+        both = [source.vload([offset + step // 2 * 16], "int8x16") for offset in offsets]
+        first = step % 2 * 8
+        return tirx.Shuffle(both, [16 * pixel + first + i for pixel in range(2) for i in range(8)])
+
+    def start(self, bias: Expr, lanes: int) -> list[Expr]:
+        return [tirx.Shuffle([bias], [2 * half, 2 * half + 1] * 2) for half in range(2)]
+
+    def fold(self, accumulators: Sequence[Expr], lanes: int) -> list[Expr]:
+        return [
+            tirx.Shuffle(list(accumulators), [2 * pixel, 2 * pixel + 1, 2 * pixel + 4, 2 * pixel + 5])
+            for pixel in range(2)
+        ]
+
+    def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
+        name = "llvm.aarch64.neon.smmla.v4i32.v16i8"
+        return _intrinsic("int32x4", name, accumulator, activations, weights)
+
+
+class WideningDot(NeonInstructions):
+    """SMULL and SMLAL, then SADALP: an accumulator holds four parts of one channel's sum.
+
+    Exact because weights never are -128: the sum of two products fits 16 bits.
+    """
+
+    products = 16
+    registers = 4
+    halves = True
+
+    def spread(self, source: Buffer, offset: Expr, step: int, lanes: int) -> Expr:
+        return source.vload([offset + 16 * step], "int8x16")
+
+    def start(self, bias: Expr, lanes: int) -> list[Expr]:
+        zero = constant(0, "int32", 4)
+        return [tirx.Shuffle([bias, zero], [channel, 4, 5, 6]) for channel in range(4)]
+
+    def fold(self, accumulators: Sequence[Expr], lanes: int) -> list[Expr]:
+        a, b, c, d = accumulators
+        return [_add_pairs(_add_pairs(a, b), _add_pairs(c, d))]
+
+    def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
+        low, high = (_products(activations, weights, half) for half in range(2))
+        return _add_wide(accumulator, low + high)
+
+    def accumulate_half(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
+        return _add_wide(accumulator, _products(activations, weights, 0))
+
+
+def _products(a: Expr, b: Expr, half: int) -> Expr:
+    """Eight 16-bit products of one half of 16 bytes."""
+    halves = [tirx.Shuffle([v], list(range(8 * half, 8 * half + 8))) for v in (a, b)]
+    return _intrinsic("int16x8", "llvm.aarch64.neon.smull.v8i16", *halves)
+
+
+def _add_wide(accumulator: Expr, products: Expr) -> Expr:
+    """Neighbouring products added to each lane (SADALP), modulo 2**32."""
+    pairs = _intrinsic("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products)
+    words = (reinterpret("uint32x4", value) for value in (accumulator, pairs))
+    return reinterpret("int32x4", next(words) + next(words))
+
+
+def _add_pairs(a: Expr, b: Expr) -> Expr:
+    """Sums of neighbouring lanes of a, then those of b."""
+    return _intrinsic("int32x4", "llvm.aarch64.neon.addp.v4i32", a, b)

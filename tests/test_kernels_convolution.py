@@ -51,7 +51,11 @@ AVX2 = _x86("avx2", "haswell", DotProduct.PMADDWD, 256, 128, "avx2")
 AVX2_SIGNED = _x86("avx2signed", "haswell", DotProduct.PMADDWD, 256, 0, "avx2")
 SSE2 = _x86("sse2", "x86-64", DotProduct.NONE, 128, 0)
 X86_MACHINES = (AVX512_VNNI, AVX512, AVX_VNNI, AVX2, AVX2_SIGNED, SSE2)
-ARM_MACHINES = (_arm("cortex-a76", DotProduct.SDOT), _arm("cortex-a53", DotProduct.SMLAL))
+ARM_MACHINES = (
+    _arm("cortex-a76", DotProduct.SDOT),
+    _arm("cortex-a53", DotProduct.SMLAL),
+    _arm("neoverse-n2", DotProduct.SMMLA),
+)
 
 
 def _host_features() -> frozenset[str]:

@@ -12,6 +12,7 @@ class DotProduct(Enum):
     VNNI = "vpdpbusd"  # 4 products of uint8 activations and int8 weights
     PMADDWD = "vpmaddwd"  # 2 products of int16, then an add (vpdpwssd where VNNI exists)
     SDOT = "sdot"  # 4 products of int8
+    SMMLA = "smmla"  # 2x8 by 8x2 matrices of int8; such machines have sdot as well
     SMLAL = "smlal"  # widening int8 multiplies, pairwise accumulation
     NONE = "none"  # plain vector arithmetic
 
@@ -46,7 +47,7 @@ class CpuMachine:
 
     @property
     def is_x86(self) -> bool:
-        return self.dot not in (DotProduct.SDOT, DotProduct.SMLAL)
+        return self.dot not in (DotProduct.SDOT, DotProduct.SMMLA, DotProduct.SMLAL)
 
     @property
     def permutes_bytes(self) -> bool:
