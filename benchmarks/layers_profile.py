@@ -22,7 +22,7 @@ import numpy as np
 import bitloom
 from benchmarks.cases import CaseError, load_case
 from benchmarks.host_latency import MODELS
-from bitloom.loading import StepInfo
+from bitloom.library_files import StepInfo
 
 
 @dataclass(frozen=True, slots=True)

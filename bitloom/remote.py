@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitloom.library_files import LoadError, ResultInfo, StepInfo
-from bitloom.loading import Array, Call, Model, RunError, as_bytes
+from bitloom.model import Array, Call, Model, RunError, as_bytes
 from targets.library.runner_program import link_runner_program
 from targets.runners import Finished, Runner
 
