@@ -1,158 +1,20 @@
-"""Plans of convolution kernels: configuration, shares of work, operands and packing. Free of TVM."""
+"""Plans of convolution kernels: which configuration, and the object file. Free of TVM until built."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 from compiler.loops.form import Convolution
-from compiler.lowering.kernel import structural_digest
 from compiler.lowering.machine import CpuMachine
-from compiler.numerics.element import Array, ElementType
 from schedules.convolution_config import ConvolutionConfig, candidates, check_config, default_config
-from schedules.convolution_geometry import Geometry, geometry, storage_dtype
-from schedules.convolution_packing import channel_fields, pack_constants, panel_vectors
-
-# Kernels may read this far behind the input rows in scratch.
-_SLACK_BYTES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """Shares along each axis; a share is one block of each, panels running fastest."""
-
-    images: int
-    rows: int
-    columns: int
-    panels: int
-
-    @property
-    def count(self) -> int:
-        return self.images * self.rows * self.columns * self.panels
+from schedules.convolution_geometry import geometry
+from schedules.convolution_layout import ConvolutionLayout
 
 
 @dataclass(frozen=True)
-class ConvolutionPlan:
+class ConvolutionPlan(ConvolutionLayout):
     """A kernel for one form on one machine; see KernelPlan."""
-
-    form: Convolution
-    machine: CpuMachine
-    config: ConvolutionConfig
-
-    @cached_property
-    def geometry(self) -> Geometry:
-        return geometry(self.form, self.machine)
-
-    @property
-    def symbol(self) -> str:
-        form, config = self.form, self.config
-        weight = "" if form.weight is ElementType.I8 else f"w{form.weight.bits}"
-        dense = form.in_height == form.kernel_height == form.kernel_width == 1 and form.in_width == 1
-        tile = f"{config.rows * config.columns}x{config.vectors * config.lanes}"
-        digest = structural_digest(form, self.machine, config)[:8]
-        operator = "dense" if dense else "conv2d"
-        return f"qs{form.input.bits}{weight}_{operator}_{tile}_{self.machine.name}_{digest}"
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        names = ("input", "weight", "channels", "parameters", "output")
-        return (*names, "scratch") if self.geometry.copies else names
-
-    @cached_property
-    def blocks(self) -> Blocks:
-        g, c = self.geometry, self.config
-        return Blocks(
-            images=g.images,
-            rows=-(-g.height // c.share_rows),
-            columns=-(-g.width // c.share_columns),
-            panels=-(-self.panels // c.share_panels),
-        )
-
-    @property
-    def tiles(self) -> int:
-        return self.blocks.count
-
-    @property
-    def scratch_bytes(self) -> int:
-        if not self.geometry.copies:
-            return 0
-        return self.operand_type("scratch")[0] * (2 if self.geometry.dot.activation == "int16" else 1)
-
-    @property
-    def scratch_row(self) -> int:
-        """Elements of one input row in scratch."""
-        return self.geometry.columns_read(self.config.share_columns) * self.form.in_channels
-
-    def operand_type(self, name: str) -> tuple[int, str]:
-        """Elements and dtype of an operand, readable slack included."""
-        g, form = self.geometry, self.form
-        match name:
-            case "input":
-                return form.batch * form.in_height * form.in_width * g.input_pitch, g.stored
-            case "weight":
-                return form.groups * self.group_weight_bytes, "int8"
-            case "channels":
-                width = self.config.vectors * self.config.lanes
-                return self.panels * self.channel_fields * width, "int32"
-            case "parameters":
-                return 5, "int32"
-            case "output":
-                pixels = form.batch * form.out_height * form.out_width
-                return pixels * g.output_pitch, storage_dtype(form.output, self.machine)
-            case "scratch":
-                rows = g.rows_read(min(self.config.share_rows, g.height))
-                return rows * self.scratch_row + _SLACK_BYTES, g.dot.activation
-            case _:
-                raise ValueError(f"no operand {name!r}; the operands are {self.operands}")
-
-    @property
-    def channel_fields(self) -> int:
-        return channel_fields(self.form.requantizes)
-
-    @cached_property
-    def _group_panels(self) -> list[int]:
-        return panel_vectors(self.geometry.group_outputs, self.config.lanes, self.config.vectors)
-
-    @property
-    def panels_per_group(self) -> int:
-        return len(self._group_panels)
-
-    @property
-    def panels(self) -> int:
-        return self.form.groups * self.panels_per_group
-
-    @property
-    def tail_vectors(self) -> int:
-        """Vectors in the last panel of a channel group."""
-        return self._group_panels[-1]
-
-    @property
-    def surplus_lanes(self) -> int:
-        """Lanes of the last vector of a channel group that are no channels."""
-        return -self.geometry.group_outputs % self.config.lanes
-
-    @property
-    def ragged_panels(self) -> bool:
-        """Whether the last panel of a channel group differs from the others."""
-        return self.tail_vectors != self.config.vectors or self.surplus_lanes > 0
-
-    @property
-    def vector_bytes(self) -> int:
-        """Bytes of packed weights that one vector load takes."""
-        return self.config.lanes * self.geometry.dot.products
-
-    def panel_weight_bytes(self, vectors: int) -> int:
-        return self.geometry.segments * self.geometry.step_groups * vectors * self.vector_bytes
-
-    @property
-    def group_weight_bytes(self) -> int:
-        return self.panel_weight_bytes(sum(self._group_panels))
-
-    def pack(self, constants: Mapping[str, Array]) -> dict[str, Array]:
-        """weight, channels and parameters from the form's weight, bias, multiplier, shift, parameters."""
-        c = self.config
-        return pack_constants(constants, self.geometry, self.machine, c.lanes, c.vectors)
 
     def build(self) -> bytes:
         from compiler.lowering.build import build_object

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from schedules.convolution import ConvolutionPlan
+from schedules.convolution_layout import ConvolutionLayout
 from schedules.convolution_packing import Parameter
 from schedules.intrinsics import Buffer, Expr, broadcast, cast, load, store, tir, tirx
 
@@ -13,7 +13,7 @@ _COPY_BYTES = 32
 
 
 def copy_rows(
-    plan: ConvolutionPlan,
+    plan: ConvolutionLayout,
     operands: dict[str, Buffer],
     origin: tuple[Expr, Expr, Expr],
     extent: tuple[Expr, Expr],
@@ -27,7 +27,7 @@ def copy_rows(
 
 
 class _RowCopy:
-    def __init__(self, plan: ConvolutionPlan, operands: dict[str, Buffer]) -> None:
+    def __init__(self, plan: ConvolutionLayout, operands: dict[str, Buffer]) -> None:
         self.g, self.form, self.row_pitch = plan.geometry, plan.form, plan.scratch_row
         self.source, self.target = operands["input"], operands["scratch"]
         self.zero = operands["parameters"][int(Parameter.PADDING)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from compiler.lowering.machine import DotProduct
-from schedules.convolution import ConvolutionPlan
+from schedules.convolution_layout import ConvolutionLayout
 from schedules.intrinsics import PlainInstructions
 from schedules.intrinsics_arm import NeonInstructions, SignedDot, SignedMatrix, WideningDot
 from schedules.intrinsics_x86 import ByteDot, WordDot
 
 
-def instructions(plan: ConvolutionPlan) -> PlainInstructions:
+def instructions(plan: ConvolutionLayout) -> PlainInstructions:
     """Vector code for the plan's dot product."""
     match plan.geometry.dot.kind, plan.machine.dot:
         case DotProduct.VNNI, _:

@@ -13,14 +13,14 @@ from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
 
-from schedules.convolution import ConvolutionPlan
 from schedules.convolution_copy import copy_rows
 from schedules.convolution_instructions import instructions
+from schedules.convolution_layout import ConvolutionLayout
 from schedules.convolution_tile import MicroTile, run_all
 from schedules.intrinsics import Buffer, Expr, store, tir, tirx
 
 
-def convolution_function(plan: ConvolutionPlan) -> Any:
+def convolution_function(plan: ConvolutionLayout) -> Any:
     """PrimFunc of the plan, named by its symbol."""
     with IRBuilder() as builder, tir.prim_func(s_tir=True):
         tir.func_name(plan.symbol)
@@ -31,7 +31,7 @@ def convolution_function(plan: ConvolutionPlan) -> Any:
     return builder.get()
 
 
-def _operand(plan: ConvolutionPlan, name: str) -> Buffer:
+def _operand(plan: ConvolutionLayout, name: str) -> Buffer:
     """A flat buffer aligned to its elements only, because operands may be slices of wider tensors."""
     count, dtype = plan.operand_type(name)
     itemsize = int(dtype.lstrip("uint")) // 8
@@ -41,7 +41,7 @@ def _operand(plan: ConvolutionPlan, name: str) -> Buffer:
 class Share:
     """Emits one share: a block of output pixels by a range of panels of output channels."""
 
-    def __init__(self, plan: ConvolutionPlan, operands: dict[str, Buffer], share: Expr) -> None:
+    def __init__(self, plan: ConvolutionLayout, operands: dict[str, Buffer], share: Expr) -> None:
         self.plan, self.g, self.config = plan, plan.geometry, plan.config
         self.operands = operands
         self.code = instructions(plan)
