@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bitloom.library_files import IR_SUFFIX
 from bitloom.options import element_named, observer_named
 from bitloom.refusals import check_output
 from compiler.driver import (
@@ -44,7 +45,6 @@ from targets import target_named
 from targets.library.emit import install_files
 
 Samples = str | Path | Iterable[Array] | Iterable[Mapping[str, Array]]
-IR_SUFFIX = ".ir.gz"
 _SHOWN_LAYERS = 5
 
 

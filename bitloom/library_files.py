@@ -17,6 +17,10 @@ _FORMAT = "bitloom-library"
 _ONNX_NAMES = {"float32": "float"}
 
 
+# The quantized graph beside a library, as IR text.
+IR_SUFFIX = ".ir.gz"
+
+
 class LoadError(BitloomError):
     """The folder holds no library that this machine and this version of bitloom can run."""
 

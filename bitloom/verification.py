@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bitloom.library_files import IR_SUFFIX
 from bitloom.loading import Model, load
 from compiler.interpreter import run
 from compiler.ir.diagnostics import BitloomError
@@ -17,8 +18,6 @@ from compiler.ir.parser import parse_graph
 from compiler.numerics.element import Array, ElementType
 from compiler.ops import OPS
 from compiler.ops.edge import Quantize
-
-IR_SUFFIX = ".ir.gz"
 
 
 @dataclass(frozen=True, slots=True)

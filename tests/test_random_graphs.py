@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from bitloom.verification import IR_SUFFIX, verify
+from bitloom.library_files import IR_SUFFIX
+from bitloom.verification import verify
 from compiler.driver import no_progress
 from compiler.interpreter import run, run_node
 from compiler.ir.graph import Graph, Node

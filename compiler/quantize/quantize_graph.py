@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from compiler.ir.diagnostics import Location
 from compiler.ir.graph import Graph, Node, Value
 from compiler.ir.op import Quantized, QuantizedOperand, Refusal
-from compiler.ir.types import TensorType, quantized
+from compiler.ir.types import quantized
 from compiler.numerics.element import ElementType
 from compiler.numerics.quantization import QuantizedType
 from compiler.ops.edge import Dequantize, Quantize, Requantize
@@ -139,8 +139,4 @@ class _Quantizer:
 
 def weight_bytes(graph: Graph) -> int:
     """Packed bytes of all constants of the graph."""
-    return sum(_packed(v.type) for v in graph.values() if v.constant is not None)
-
-
-def _packed(type_: TensorType) -> int:
-    return type_.packed_bytes
+    return sum(v.type.packed_bytes for v in graph.values() if v.constant is not None)
