@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.fields import Column, Field, Words
-from sim.isa import INSTRUCTIONS, TOKEN_NONE, Engine, Halt, Instruction, InstructionError, Sync, fields_of
+from sim.isa import INSTRUCTIONS, TOKEN_NONE, Engine, Halt, Instruction, InstructionError, fields_of
 from sim.isa.base import BODY_AT, OPCODE_BITS, TOKEN_BITS, TOKENS_AT
 
 INSTRUCTION_BYTES = 16
@@ -161,7 +161,3 @@ def encode(instruction: Instruction) -> bytes:
     for field in fields_of(type(instruction)):
         word |= field.stored(int(getattr(instruction, field.name))) << field.low_bit
     return word.to_bytes(INSTRUCTION_BYTES, "little")
-
-
-def carrier(engine: Engine, waits: Sequence[int], posts: Sequence[int]) -> Sync:
-    return Sync(engine=engine, waits=tuple(waits), posts=tuple(posts))

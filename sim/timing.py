@@ -1,0 +1,245 @@
+"""When each instruction starts and ends: four engines for each core, queues, tokens, banks and shared ports.
+
+An event loop in whole cycles over precomputed durations (sim/durations.py). One instruction is dispatched in
+a cycle, into its engine's queue where there is room; an engine takes the next one when it is idle, waits for
+its tokens, then for the banks it needs (an engine of lower number goes first), is busy for issue_cycles and
+its duration, and posts its tokens. Transfers that are on one port at a time share it max-min fairly.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.config import NpuConfig
+from sim.durations import NO_PORT, Work, work
+from sim.isa import LOCAL_TOKENS, TOKEN_NONE, Engine
+from sim.order import instruction_text
+from sim.port import SharedPort
+from sim.stream import DISPATCHER, Program, StreamError
+
+ENGINES = len(Engine)
+Times = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Of one core, an entry for each instruction, in cycles.
+
+    start, end: while its engine was busy with it. queue, token, bank: how long the idle engine waited before
+    for the dispatcher, for tokens, for banks; bus: how much longer a transfer took than it would have alone.
+    """
+
+    engine: NDArray[np.int64]
+    start: Times
+    end: Times
+    queue: Times
+    token: Times
+    bank: Times
+    bus: Times
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """cycles: until all cores have halted."""
+
+    cycles: int
+    spans: tuple[Spans, ...]
+    work: tuple[Work, ...]
+
+
+def time_program(program: Program, config: NpuConfig) -> Timing:
+    """Timing alone: no memory is read or written, no hazard looked for.
+
+    Errors: StreamError where a register is not set, or instructions wait for each other for ever.
+    """
+    works = tuple(work(s, config, core) for core, s in enumerate(program.streams))
+    return _Loop(program, config, works).run()
+
+
+@dataclass(slots=True)
+class _Thread:
+    """One engine of one core. current: the instruction that it waits with or runs, -1 for none."""
+
+    core: int
+    queue: deque[tuple[int, int]] = field(default_factory=deque[tuple[int, int]])
+    current: int = -1
+    running: bool = False
+    holds_tokens: bool = False
+    since: int = 0
+    version: int = 0
+
+
+class _Loop:
+    def __init__(self, program: Program, config: NpuConfig, works: Sequence[Work]) -> None:
+        if len(program.streams) > config.cores:
+            raise ValueError(f"{len(program.streams)} streams for the {config.cores} cores of {config.name}")
+        self.program, self.config, self.works = program, config, works
+        cores = range(len(program.streams))
+        self.engines = [s.engines.tolist() for s in program.streams]
+        self.tokens = [
+            [tuple(t if t >= LOCAL_TOKENS else t + 32 * (core + 1) for t in row) for row in s.tokens.tolist()]
+            for core, s in enumerate(program.streams)
+        ]
+        self.none = [TOKEN_NONE] * len(program.streams)
+        self.cycles = [w.cycles.tolist() for w in works]
+        self.port_of = [w.port.tolist() for w in works]
+        self.latency = [w.latency.tolist() for w in works]
+        self.port_cycles = [w.port_cycles.tolist() for w in works]
+        self.banks = [w.banks for w in works]
+        self.threads = [_Thread(core) for core in cores for _ in range(ENGINES)]
+        self.semaphores = [0] * (32 * (len(program.streams) + 1))
+        self.busy_banks = [0] * len(program.streams)
+        self.next = [0] * len(program.streams)
+        self.dispatched = [-1] * len(program.streams)
+        self.ports = [SharedPort(), SharedPort()]
+        self.events: list[tuple[int, int, int]] = []  # time, thread, version; -1 - version: a transfer begins
+        # start, end, queue, token, bank, bus
+        self.record = [[[0.0] * len(s) for _ in range(6)] for s in program.streams]
+        self.halted = 0
+
+    def run(self) -> Timing:
+        for core in range(len(self.program.streams)):
+            self._dispatch(core, 0)
+        while self.events:
+            now, number, version = heappop(self.events)
+            thread = self.threads[number]
+            if version < 0:
+                self._join_port(number, now)
+            elif version == 0:
+                self._take(number, now)
+            elif thread.running and version == thread.version:
+                self._end(number, now)
+        for core, stream in enumerate(self.program.streams):
+            if self.next[core] < len(stream):
+                self._deadlock(core)
+        spans = tuple(
+            Spans(s.engines, *(np.array(column) for column in self.record[core]))
+            for core, s in enumerate(self.program.streams)
+        )
+        return Timing(self.halted, spans, tuple(self.works))
+
+    def _dispatch(self, core: int, now: int) -> None:
+        engines, depth = self.engines[core], self.config.queue_depth
+        index, last = self.next[core], self.dispatched[core]
+        while index < len(engines):
+            engine = engines[index]
+            if engine == DISPATCHER:
+                mine = self.threads[core * ENGINES : (core + 1) * ENGINES]
+                if any(t.queue or t.current >= 0 for t in mine):
+                    break
+                last = max(last + 1, now)
+                self._mark(core, index, last)
+            else:
+                number = core * ENGINES + engine
+                queue = self.threads[number].queue
+                if len(queue) >= depth:
+                    break
+                last = max(last + 1, now)
+                if not queue and self.threads[number].current < 0:
+                    heappush(self.events, (last + 1, number, 0))
+                queue.append((index, last + 1))
+            index += 1
+        self.next[core], self.dispatched[core] = index, last
+
+    def _mark(self, core: int, index: int, now: int) -> None:
+        """A fence or halt."""
+        record = self.record[core]
+        record[0][index] = record[1][index] = float(now)
+        self.halted = max(self.halted, now)
+
+    def _take(self, number: int, now: int) -> None:
+        """An idle engine takes what stands first in its queue."""
+        thread = self.threads[number]
+        if thread.current >= 0 or not thread.queue:
+            return
+        index, arrival = thread.queue[0]
+        if arrival > now:
+            heappush(self.events, (arrival, number, 0))
+            return
+        thread.queue.popleft()
+        thread.current, thread.holds_tokens = index, False
+        self.record[thread.core][2][index] = now - thread.since
+        thread.since = now
+        self._dispatch(thread.core, now)
+        self._try(number, now)
+
+    def _try(self, number: int, now: int) -> None:
+        """Starts what the engine waits with, if tokens and banks are there."""
+        thread = self.threads[number]
+        core, index = thread.core, thread.current
+        record = self.record[core]
+        if not thread.holds_tokens:
+            none = TOKEN_NONE
+            first, second = self.tokens[core][index][:2]
+            counts = self.semaphores
+            if (first != none and not counts[first]) or (second != none and not counts[second]):
+                return
+            if first != none:
+                counts[first] -= 1
+            if second != none:
+                counts[second] -= 1
+            thread.holds_tokens = True
+            record[3][index] = now - thread.since
+            thread.since = now
+        banks = self.banks[core][index]
+        if self.busy_banks[core] & banks:
+            return
+        self.busy_banks[core] |= banks
+        thread.running = True
+        thread.version += 1
+        record[0][index], record[4][index] = now, now - thread.since
+        begin = now + self.config.issue_cycles
+        if self.port_of[core][index] == NO_PORT:
+            end = begin + max(1, ceil(self.cycles[core][index]))
+            heappush(self.events, (end, number, thread.version))
+        else:
+            heappush(self.events, (begin + self.latency[core][index], number, -1))
+
+    def _join_port(self, number: int, now: int) -> None:
+        thread = self.threads[number]
+        core, index = thread.core, thread.current
+        port = self.ports[self.port_of[core][index]]
+        port.join(number, self.port_cycles[core][index], self.cycles[core][index], now)
+        self._reschedule(port, now)
+
+    def _reschedule(self, port: SharedPort, now: int) -> None:
+        for number, end in port.ends(now):
+            thread = self.threads[number]
+            thread.version += 1
+            heappush(self.events, (end, number, thread.version))
+
+    def _end(self, number: int, now: int) -> None:
+        thread = self.threads[number]
+        core, index = thread.core, thread.current
+        record = self.record[core]
+        record[1][index] = now
+        port = self.port_of[core][index]
+        if port != NO_PORT:
+            alone = self.config.issue_cycles + self.latency[core][index] + ceil(self.cycles[core][index])
+            record[5][index] = max(0.0, now - record[0][index] - alone)
+            self.ports[port].leave(number, now)
+            self._reschedule(self.ports[port], now)
+        self.busy_banks[core] &= ~self.banks[core][index]
+        for token in self.tokens[core][index][2:]:
+            if token != TOKEN_NONE:
+                self.semaphores[token] += 1
+        thread.current, thread.running, thread.since = -1, False, now
+        self._take(number, now)
+        self._dispatch(core, now)
+        for other, waiting in enumerate(self.threads):
+            if waiting.current >= 0 and not waiting.running:
+                self._try(other, now)
+
+    def _deadlock(self, core: int) -> None:
+        for number in range(core * ENGINES, (core + 1) * ENGINES):
+            index = self.threads[number].current
+            if index >= 0:
+                text = instruction_text(self.program.streams[core], index, core)
+                raise StreamError(core, index, text, "waits for ever for a semaphore that nobody posts")
