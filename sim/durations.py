@@ -46,13 +46,15 @@ NO_PORT = -1
 class Work:
     """What the instructions of a stream cost, an entry each.
 
-    cycles: on the engine, alone, without issue_cycles; of a DMA after its latency. port: 0 SRAM, 1 DRAM, -1
+    issue: before anything happens; 0 of registers and `Sync`, which take one cycle. cycles: then on the
+    engine, alone; of a DMA after its latency. port: 0 SRAM, 1 DRAM, -1
     none. latency: before the first burst. port_cycles: of the port's time. moved: bytes of whole bursts.
     macs: products, without those that only fill the array; mac_bits: of one operand times the other.
     elements: results of VEC. accumulator_words, scratchpad_bytes: read and written, an image once. banks: bit
     mask.
     """
 
+    issue: Column
     cycles: Floats
     port: Column
     latency: Column
@@ -73,7 +75,8 @@ def work(stream: Stream, config: NpuConfig, core: int = 0) -> Work:
     words = _sum_by_index(found, found.memory == Memory.ACCUMULATOR, n)
     local = _sum_by_index(found, found.memory < Memory.ACCUMULATOR, n)
     result = Work(
-        cycles=np.zeros(n),
+        issue=np.where(np.isin(stream.opcodes, [c.opcode for c in _COSTS]), config.issue_cycles, 0),
+        cycles=np.ones(n),
         port=np.full(n, NO_PORT),
         latency=np.zeros(n, np.int64),
         port_cycles=np.zeros(n),

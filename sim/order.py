@@ -58,9 +58,7 @@ def execution_order(program: Program, config: NpuConfig) -> Order:
 class _Execution:
     def __init__(self, program: Program, config: NpuConfig) -> None:
         if len(program.streams) > config.cores:
-            raise ValueError(
-                f"the program has {len(program.streams)} streams, {config.name} {config.cores} cores"
-            )
+            raise ValueError(f"{len(program.streams)} streams for the {config.cores} cores of {config.name}")
         self.program = program
         self.depth = config.queue_depth + 1  # one more is in the engine
         self.engines = [s.engines.tolist() for s in program.streams]

@@ -2,8 +2,8 @@
 
 An event loop in whole cycles over precomputed durations (sim/durations.py). One instruction is dispatched in
 a cycle, into its engine's queue where there is room; an engine takes the next one when it is idle, waits for
-its tokens, then for the banks it needs (an engine of lower number goes first), is busy for issue_cycles and
-its duration, and posts its tokens. Transfers that are on one port at a time share it max-min fairly.
+its tokens, then for the banks it needs (an engine of lower number goes first), is busy for its
+duration, and posts its tokens. Transfers that are on one port at a time share it max-min fairly.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class _Loop:
             for core, s in enumerate(program.streams)
         ]
         self.none = [TOKEN_NONE] * len(program.streams)
+        self.issue = [w.issue.tolist() for w in works]
         self.cycles = [w.cycles.tolist() for w in works]
         self.port_of = [w.port.tolist() for w in works]
         self.latency = [w.latency.tolist() for w in works]
@@ -195,9 +196,9 @@ class _Loop:
         thread.running = True
         thread.version += 1
         record[0][index], record[4][index] = now, now - thread.since
-        begin = now + self.config.issue_cycles
+        begin = now + self.issue[core][index]
         if self.port_of[core][index] == NO_PORT:
-            end = begin + max(1, ceil(self.cycles[core][index]))
+            end = begin + ceil(self.cycles[core][index])
             heappush(self.events, (end, number, thread.version))
         else:
             heappush(self.events, (begin + self.latency[core][index], number, -1))
@@ -222,7 +223,7 @@ class _Loop:
         record[1][index] = now
         port = self.port_of[core][index]
         if port != NO_PORT:
-            alone = self.config.issue_cycles + self.latency[core][index] + ceil(self.cycles[core][index])
+            alone = self.issue[core][index] + self.latency[core][index] + ceil(self.cycles[core][index])
             record[5][index] = max(0.0, now - record[0][index] - alone)
             self.ports[port].leave(number, now)
             self._reschedule(self.ports[port], now)

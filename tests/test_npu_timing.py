@@ -91,13 +91,15 @@ def test_narrow_operands_take_fewer_folds(act: int, wgt: int, times: float) -> N
     """Two words of accumulators for each column and cycle: beyond 4-bit weights the port is the limit."""
     folds = 64 * 64 * 20 / (128 * times)
     found = gemm(4, 5, 64, 64, act_bits=act, wgt_bits=wgt)
-    assert folds < found - PIPELINE <= folds + 16
+    assert folds < found - PIPELINE <= folds + 32  # and the first fold's weights
 
 
 def test_a_wider_port_lets_two_bits_pay() -> None:
     wide = replace(CONFIG, mac=replace(CONFIG.mac, accumulator_port_bits=1024))
     body = (
-        window(Engine.MAC), operands(channels=64, wgt_bits=2), Gemm(act=0, wgt=0, acc=0, rows=4, columns=5, outputs=64)
+        window(Engine.MAC),
+        operands(channels=64, wgt_bits=2),
+        Gemm(act=0, wgt=0, acc=0, rows=4, columns=5, outputs=64),
     )  # fmt: skip
     assert cycles(*body) - PIPELINE - 8 == 2 * (cycles(*body, config=wide) - PIPELINE - 8)
 
@@ -144,7 +146,9 @@ def test_short_rows_cost_whole_bursts() -> None:
 def test_scattered_elements_limit_a_transfer() -> None:
     turned = LocalStrides(engine=Engine.LOAD, row=1, plane=0, element=64, element_bytes=1)
     load = Load(external=0, memory=Memory.ACTIVATION, local=0, row_bytes=1024, rows=1, planes=1)
-    assert cycles(DENSE[0], turned, load) == 1024 / CONFIG.dma.scatter_elements
+    quick = replace(CONFIG, sram=replace(CONFIG.sram, read_outstanding=16))
+    assert cycles(DENSE[0], DENSE[1], load, config=quick) == 1024 / 8
+    assert cycles(DENSE[0], turned, load, config=quick) == 1024 / CONFIG.dma.scatter_elements
     fill = Fill(memory=Memory.ACTIVATION, local=0, row_bytes=100, rows=3, planes=1, pattern=0)
     assert cycles(DENSE[1], fill) == 3 * 7
 
@@ -163,23 +167,17 @@ def spans(*instructions: Instruction, config: NpuConfig = CONFIG) -> tuple[list[
     return [(int(s.start[i]), int(s.end[i])) for i in kept], timing
 
 
-def test_dispatch_takes_a_cycle_and_a_nop_what_issuing_takes() -> None:
+def test_dispatch_takes_a_cycle_and_so_does_a_sync() -> None:
     """Dispatched in cycles 0 and 1, taken in the cycle after."""
     found, timing = spans(Sync(engine=Engine.MAC), Sync(engine=Engine.VEC))
-    assert found == [(1, 1 + ISSUE + 1), (2, 2 + ISSUE + 1)]
-    assert timing.cycles == 2 + ISSUE + 1
+    assert found == [(1, 2), (2, 3)]
+    assert timing.cycles == 3
 
 
 def test_a_token_passes_in_the_cycle_of_the_end() -> None:
-    found, timing = spans(
-        Fill(memory=Memory.ACTIVATION, local=0, row_bytes=160, rows=1, planes=1, pattern=0, posts=(0,)),
-        Sync(engine=Engine.MAC, waits=(0,)),
-        LocalStrides(engine=Engine.LOAD, row=0, plane=0, element=1, element_bytes=1),
-    ) if False else spans(
-        *DENSE,
-        Fill(memory=Memory.ACTIVATION, local=0, row_bytes=160, rows=1, planes=1, pattern=0, posts=(0,)),
-        Sync(engine=Engine.MAC, waits=(0,)),
-    )  # fmt: skip
+    fill = Fill(memory=Memory.ACTIVATION, local=0, row_bytes=160, rows=1, planes=1, pattern=0, posts=(0,))
+    found, timing = spans(*DENSE, fill, Sync(engine=Engine.MAC, waits=(0,)))
+    assert found[0] == (3, 3 + ISSUE + 10)
     assert found[1][0] == found[0][1]
     assert timing.spans[0].token[3] == found[0][1] - 4  # dispatched in cycle 3
 
@@ -216,7 +214,7 @@ def test_two_transfers_share_a_port() -> None:
     (alone,), _ = spans(*registers, load, config=quick)
     found, timing = spans(*registers, load, store, config=quick)
     assert alone[1] - alone[0] == ISSUE + 32 + 256
-    assert found[0][1] - found[0][0] == ISSUE + 32 + 511  # the store comes one cycle later
+    assert found[0][1] - found[0][0] == ISSUE + 32 + 511  # the store comes a cycle later
     assert timing.spans[0].bus[4] == 255
 
 
@@ -264,12 +262,6 @@ def _faster(config: NpuConfig, times: float) -> NpuConfig:
         for p in (config.sram, config.dram)
     )
     return replace(config, sram=sram, dram=dram)
-
-
-def _apart(config: NpuConfig) -> NpuConfig:
-    """Nothing that two engines could want at once beside what tokens order: no two transfers on a port slow
-    each other down, and banks are so large that only tokens decide."""
-    return config
 
 
 @settings(max_examples=60, deadline=None)
