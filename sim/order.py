@@ -60,7 +60,7 @@ class _Execution:
         if len(program.streams) > config.cores:
             raise ValueError(f"{len(program.streams)} streams for the {config.cores} cores of {config.name}")
         self.program = program
-        self.depth = config.queue_depth + 1  # one more is in the engine
+        self.depth = config.queue_depth
         self.engines = [s.engines.tolist() for s in program.streams]
         self.tokens = [s.tokens.tolist() for s in program.streams]
         threads = range(ENGINES * len(program.streams))

@@ -1,9 +1,9 @@
 """When each instruction starts and ends: four engines for each core, queues, tokens, banks and shared ports.
 
 An event loop in whole cycles over precomputed durations (sim/durations.py). One instruction is dispatched in
-a cycle, into its engine's queue where there is room; an engine takes the next one when it is idle, waits for
-its tokens, then for the banks it needs (an engine of lower number goes first), is busy for its
-duration, and posts its tokens. Transfers that are on one port at a time share it max-min fairly.
+a cycle, into its engine's queue where there is room; where the engine is idle, the first one waits for its
+tokens, then for the banks it needs (an engine of lower number goes first), is busy for its duration, and
+posts its tokens. Transfers that are on one port at a time share it max-min fairly.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from sim.stream import DISPATCHER, Program, StreamError
 
 ENGINES = len(Engine)
 Times = NDArray[np.float64]
+# Events that are no end of an instruction: something to look at, the first burst of a transfer.
+_WAKE, _JOIN = 0, -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +67,19 @@ def time_program(program: Program, config: NpuConfig) -> Timing:
 
 @dataclass(slots=True)
 class _Thread:
-    """One engine of one core. current: the instruction that it waits with or runs, -1 for none."""
+    """One engine of one core. queue: (index, first cycle in it); current: the instruction that runs. waiting:
+    it is idle, and what stands first in the queue has been looked at; since: idle, or waiting for one cause,
+    from then on."""
 
     core: int
     queue: deque[tuple[int, int]] = field(default_factory=deque[tuple[int, int]])
     current: int = -1
     running: bool = False
+    waiting: bool = False
     holds_tokens: bool = False
     since: int = 0
     version: int = 0
+    wake: int = -1
 
 
 class _Loop:
@@ -100,7 +106,7 @@ class _Loop:
         self.next = [0] * len(program.streams)
         self.dispatched = [-1] * len(program.streams)
         self.ports = [SharedPort(), SharedPort()]
-        self.events: list[tuple[int, int, int]] = []  # time, thread, version; -1 - version: a transfer begins
+        self.events: list[tuple[int, int, int]] = []  # time, thread, version of its end
         # start, end, queue, token, bank, bus
         self.record = [[[0.0] * len(s) for _ in range(6)] for s in program.streams]
         self.halted = 0
@@ -109,14 +115,19 @@ class _Loop:
         for core in range(len(self.program.streams)):
             self._dispatch(core, 0)
         while self.events:
-            now, number, version = heappop(self.events)
-            thread = self.threads[number]
-            if version < 0:
-                self._join_port(number, now)
-            elif version == 0:
-                self._take(number, now)
-            elif thread.running and version == thread.version:
-                self._end(number, now)
+            now = self.events[0][0]
+            while self.events and self.events[0][0] == now:
+                _, number, version = heappop(self.events)
+                thread = self.threads[number]
+                if version == _JOIN:
+                    self._join_port(number, now)
+                elif thread.running and version == thread.version:
+                    self._end(number, now)
+            for number, thread in enumerate(self.threads):
+                if not thread.running and thread.queue:
+                    self._try(number, now)
+            for core in range(len(self.program.streams)):
+                self._dispatch(core, now)
         for core, stream in enumerate(self.program.streams):
             if self.next[core] < len(stream):
                 self._deadlock(core)
@@ -133,7 +144,7 @@ class _Loop:
             engine = engines[index]
             if engine == DISPATCHER:
                 mine = self.threads[core * ENGINES : (core + 1) * ENGINES]
-                if any(t.queue or t.current >= 0 for t in mine):
+                if any(t.queue or t.running for t in mine):
                     break
                 last = max(last + 1, now)
                 self._mark(core, index, last)
@@ -143,8 +154,8 @@ class _Loop:
                 if len(queue) >= depth:
                     break
                 last = max(last + 1, now)
-                if not queue and self.threads[number].current < 0:
-                    heappush(self.events, (last + 1, number, 0))
+                if not queue:
+                    heappush(self.events, (last + 1, number, _WAKE))
                 queue.append((index, last + 1))
             index += 1
         self.next[core], self.dispatched[core] = index, last
@@ -155,27 +166,21 @@ class _Loop:
         record[0][index] = record[1][index] = float(now)
         self.halted = max(self.halted, now)
 
-    def _take(self, number: int, now: int) -> None:
-        """An idle engine takes what stands first in its queue."""
-        thread = self.threads[number]
-        if thread.current >= 0 or not thread.queue:
-            return
-        index, arrival = thread.queue[0]
-        if arrival > now:
-            heappush(self.events, (arrival, number, 0))
-            return
-        thread.queue.popleft()
-        thread.current, thread.holds_tokens = index, False
-        self.record[thread.core][2][index] = now - thread.since
-        thread.since = now
-        self._dispatch(thread.core, now)
-        self._try(number, now)
-
     def _try(self, number: int, now: int) -> None:
-        """Starts what the engine waits with, if tokens and banks are there."""
+        """Starts what stands first in an idle engine's queue, if it, its tokens and its banks are there."""
         thread = self.threads[number]
-        core, index = thread.core, thread.current
+        core = thread.core
+        index, arrival = thread.queue[0]
         record = self.record[core]
+        if arrival > now:
+            if arrival != thread.wake:
+                thread.wake = arrival
+                heappush(self.events, (arrival, number, _WAKE))
+            return
+        if not thread.waiting:
+            thread.waiting = True
+            record[2][index] = max(0, arrival - thread.since)
+            thread.since = max(thread.since, arrival)
         if not thread.holds_tokens:
             none = TOKEN_NONE
             first, second = self.tokens[core][index][:2]
@@ -193,7 +198,8 @@ class _Loop:
         if self.busy_banks[core] & banks:
             return
         self.busy_banks[core] |= banks
-        thread.running = True
+        thread.queue.popleft()
+        thread.current, thread.running, thread.waiting, thread.holds_tokens = index, True, False, False
         thread.version += 1
         record[0][index], record[4][index] = now, now - thread.since
         begin = now + self.issue[core][index]
@@ -201,7 +207,7 @@ class _Loop:
             end = begin + ceil(self.cycles[core][index])
             heappush(self.events, (end, number, thread.version))
         else:
-            heappush(self.events, (begin + self.latency[core][index], number, -1))
+            heappush(self.events, (begin + self.latency[core][index], number, _JOIN))
 
     def _join_port(self, number: int, now: int) -> None:
         thread = self.threads[number]
@@ -231,16 +237,12 @@ class _Loop:
         for token in self.tokens[core][index][2:]:
             if token != TOKEN_NONE:
                 self.semaphores[token] += 1
-        thread.current, thread.running, thread.since = -1, False, now
-        self._take(number, now)
-        self._dispatch(core, now)
-        for other, waiting in enumerate(self.threads):
-            if waiting.current >= 0 and not waiting.running:
-                self._try(other, now)
+        thread.running, thread.since = False, now
 
     def _deadlock(self, core: int) -> None:
         for number in range(core * ENGINES, (core + 1) * ENGINES):
-            index = self.threads[number].current
-            if index >= 0:
+            queue = self.threads[number].queue
+            if queue:
+                index = queue[0][0]
                 text = instruction_text(self.program.streams[core], index, core)
                 raise StreamError(core, index, text, "waits for ever for a semaphore that nobody posts")

@@ -219,7 +219,7 @@ def test_two_transfers_share_a_port() -> None:
 
 
 def test_a_full_queue_holds_the_dispatcher() -> None:
-    """The one that runs and queue_depth more are taken; then VEC's instruction must wait too."""
+    """One runs, two wait; the fourth is dispatched when the second starts, VEC's behind it."""
     narrow = replace(CONFIG, queue_depth=2)
     fill = Fill(memory=Memory.ACTIVATION, local=0, row_bytes=1600, rows=1, planes=1, pattern=0)
     found, timing = spans(*DENSE, *[fill] * 4, Sync(engine=Engine.VEC), config=narrow)

@@ -1,0 +1,205 @@
+// LOAD and STORE, and the ports that they share.
+//
+// Each engine sends one request for a burst in a cycle while it has fewer than `outstanding` on their way. A request is
+// ready `latency` cycles later; the port serves ready requests one by one, in turns where both engines have one, and is
+// busy for the burst's time, which is held in sixteenths of a cycle. Bytes move when a burst has passed.
+
+localparam int FIFO = 64;
+
+// Requests of each engine: when each is ready, and the part of the block that it carries.
+longint request_ready[2 * FIFO];
+int request_head[2], request_count[2];
+int request_plane[2], request_row[2], request_offset[2];  // next to ask for
+int moved_plane[2], moved_row[2], moved_offset[2];  // next to move
+logic all_asked[2], all_moved[2];
+int scattering[2];  // cycles that the core's side still needs for single elements
+
+// Ports: 0 SRAM, 1 DRAM. client: the engine whose burst is on it, -1 for none; left: in sixteenths.
+int port_client[2], port_last[2], port_left[2];
+
+// Shape of the block of the instruction that an engine runs.
+function automatic int block_port(int s);
+  return s ? int'(`STORE_DRAM(running[STORE])) : int'(`LOAD_DRAM(running[LOAD]));
+endfunction
+function automatic int block_row_bytes(int s);
+  return s ? int'(`STORE_ROW_BYTES(running[STORE])) : int'(`LOAD_ROW_BYTES(running[LOAD]));
+endfunction
+function automatic int block_rows(int s);
+  return s ? int'(`STORE_ROWS(running[STORE])) : int'(`LOAD_ROWS(running[LOAD]));
+endfunction
+function automatic int block_planes(int s);
+  return s ? int'(`STORE_PLANES(running[STORE])) : int'(`LOAD_PLANES(running[LOAD]));
+endfunction
+function automatic int latency(int s);
+  if (block_port(s) == 0) return s ? SRAM_WRITE_LATENCY : SRAM_READ_LATENCY;
+  return s ? DRAM_WRITE_LATENCY : DRAM_READ_LATENCY;
+endfunction
+function automatic int outstanding(int s);
+  if (block_port(s) == 0) return s ? SRAM_WRITE_OUTSTANDING : SRAM_READ_OUTSTANDING;
+  return s ? DRAM_WRITE_OUTSTANDING : DRAM_READ_OUTSTANDING;
+endfunction
+function automatic int burst_bytes(int port);
+  return port == 0 ? SRAM_BURST : DRAM_BURST;
+endfunction
+function automatic logic scattered(int s);
+  return `LOCAL_STRIDES_ELEMENT(local_strides[s]) != (1 << `LOCAL_STRIDES_ELEMENT_BYTES(local_strides[s]));
+endfunction
+
+task automatic transfer_step(logic store, logic first, output logic ended);
+  int s;
+  s = int'(store);
+  ended = 0;
+  if (first) begin
+    request_head[s] = 0;
+    request_count[s] = 0;
+    {request_plane[s], request_row[s], request_offset[s]} = 0;
+    {moved_plane[s], moved_row[s], moved_offset[s]} = 0;
+    all_asked[s] = 0;
+    all_moved[s] = 0;
+    scattering[s] = 0;
+  end
+  if (!all_asked[s] && request_count[s] < outstanding(s)) begin
+    request_ready[s*FIFO+(request_head[s]+request_count[s])%FIFO] = cycle + longint'(latency(s));
+    request_count[s] += 1;
+    request_offset[s] += burst_bytes(block_port(s));
+    if (request_offset[s] >= block_row_bytes(s)) begin
+      request_offset[s] = 0;
+      request_row[s] += 1;
+      if (request_row[s] == block_rows(s)) begin
+        request_row[s] = 0;
+        request_plane[s] += 1;
+        all_asked[s] = request_plane[s] == block_planes(s);
+      end
+    end
+  end
+endtask
+
+function automatic logic transfer_ended(logic store);
+  int e;
+  e = store ? STORE : LOAD;
+  case (`OPCODE(running[e]))
+    OP_LOAD, OP_STORE: return issued[e] > ISSUE_CYCLES && all_moved[int'(store)] && scattering[int'(store)] == 0;
+    default: return 0;
+  endcase
+endfunction
+
+function automatic logic can_be_served(int s, int port);
+  int e;
+  e = s ? STORE : LOAD;
+  if (!busy[e] || issued[e] <= ISSUE_CYCLES) return 0;
+  case (`OPCODE(running[e]))
+    OP_LOAD, OP_STORE:
+    return block_port(s) == port && request_count[s] > 0 && request_ready[s*FIFO+request_head[s]] <= cycle &&
+        scattering[s] == 0;
+    default: return 0;
+  endcase
+endfunction
+
+task automatic ports_step();
+  for (int p = 0; p < 2; p++) begin
+    if (port_client[p] < 0) begin
+      int other;
+      other = 1 - port_last[p];
+      if (can_be_served(other, p)) port_client[p] = other;
+      else if (can_be_served(port_last[p], p)) port_client[p] = port_last[p];
+      else port_left[p] = 0;  // an idle port saves no time up
+      if (port_client[p] >= 0) begin
+        port_last[p] = port_client[p];
+        port_left[p] += p == 0 ? SRAM_BURST_SIXTEENTHS : DRAM_BURST_SIXTEENTHS;
+        begin_scatter(port_client[p], p);
+      end
+    end
+    if (port_client[p] >= 0) begin
+      port_left[p] -= 16;
+      if (port_left[p] <= 0) begin
+        move_burst(port_client[p], p);
+        port_client[p] = -1;
+      end
+    end
+  end
+  for (int s = 0; s < 2; s++) if (scattering[s] > 0) scattering[s] -= 1;
+endtask
+
+function automatic int bytes_to_move(int s, int port);
+  int left;
+  left = block_row_bytes(s) - moved_offset[s];
+  return left < burst_bytes(port) ? left : burst_bytes(port);
+endfunction
+
+task automatic begin_scatter(int s, int port);
+  if (scattered(s))
+    scattering[s] = ceil_div(bytes_to_move(s, port) >> `LOCAL_STRIDES_ELEMENT_BYTES(local_strides[s]), SCATTER_ELEMENTS);
+endtask
+
+task automatic move_burst(int s, int port);
+  int local_at, external_at, element_bytes, offset;
+  request_head[s] = (request_head[s] + 1) % FIFO;
+  request_count[s] -= 1;
+  element_bytes = 1 << `LOCAL_STRIDES_ELEMENT_BYTES(local_strides[s]);
+  for (int b = 0; b < bytes_to_move(s, port); b++) begin
+    offset = moved_offset[s] + b;
+    local_at = moved_plane[s] * `LOCAL_STRIDES_PLANE(local_strides[s]) + moved_row[s] * `LOCAL_STRIDES_ROW(local_strides[s]) +
+        (offset / element_bytes) * `LOCAL_STRIDES_ELEMENT(local_strides[s]) + offset % element_bytes;
+    external_at = moved_plane[s] * `STRIDES_PLANE(strides[s]) + moved_row[s] * `STRIDES_ROW(strides[s]) + offset;
+    if (s == 1) begin
+      local_at += int'(`STORE_LOCAL(running[STORE]));
+      external_at += `STORE_EXTERNAL(running[STORE]);
+      if (port == 0) sram[external_at] = act_mem[local_at];
+      else dram[external_at] = act_mem[local_at];
+    end else begin
+      local_at += int'(`LOAD_LOCAL(running[LOAD]));
+      external_at += `LOAD_EXTERNAL(running[LOAD]);
+      write_local(`LOAD_MEMORY(running[LOAD]), local_at, port == 0 ? sram[external_at] : dram[external_at]);
+    end
+  end
+  moved_offset[s] += burst_bytes(port);
+  if (moved_offset[s] >= block_row_bytes(s)) begin
+    moved_offset[s] = 0;
+    moved_row[s] += 1;
+    if (moved_row[s] == block_rows(s)) begin
+      moved_row[s] = 0;
+      moved_plane[s] += 1;
+      all_moved[s] = moved_plane[s] == block_planes(s);
+    end
+  end
+endtask
+
+task automatic write_local(int memory, int at, logic [7:0] value);
+  case (memory)
+    ACTIVATION: act_mem[at] = value;
+    WEIGHT: wgt_mem[at] = value;
+    PARAMETER: par_mem[at] = value;
+    default: tab_mem[at] = value;
+  endcase
+endtask
+
+// FILL: a piece of a row in each cycle.
+int fill_plane, fill_row, fill_offset;
+
+task automatic fill_step(logic first, output logic ended);
+  logic [127:0] i, r;
+  int element, count, offset;
+  i = running[LOAD];
+  r = local_strides[0];
+  element = 1 << `LOCAL_STRIDES_ELEMENT_BYTES(r);
+  count = scattered(0) ? SCATTER_ELEMENTS * element : FILL_BYTES;
+  if (first) {fill_plane, fill_row, fill_offset} = 0;
+  for (int b = 0; b < count; b++) begin
+    offset = fill_offset + b;
+    if (offset < `FILL_ROW_BYTES(i))
+      write_local(`FILL_MEMORY(i), `FILL_LOCAL(i) + fill_plane * `LOCAL_STRIDES_PLANE(r) + fill_row * `LOCAL_STRIDES_ROW(r) +
+                  (offset / element) * `LOCAL_STRIDES_ELEMENT(r) + offset % element,
+                  offset % 2 ? 8'(`FILL_PATTERN(i) >> 8) : 8'(`FILL_PATTERN(i)));
+  end
+  fill_offset += count;
+  ended = 0;
+  if (fill_offset >= `FILL_ROW_BYTES(i)) begin
+    fill_offset = 0;
+    fill_row += 1;
+    if (fill_row == `FILL_ROWS(i)) begin
+      fill_row = 0;
+      fill_plane += 1;
+      ended = fill_plane == `FILL_PLANES(i);
+    end
+  end
+endtask
