@@ -1,10 +1,11 @@
 """Lossless compression of weights, which `Inflate` undoes on the way into a core: Rice codes in two streams.
 
 Bytes in blocks of 512 (the last may be shorter). A byte v, signed, becomes u = 2 v, or -2 v - 1 where it is
-negative, and u is written as u >> k in unary (so many ones and a zero) and its lowest k bits. A block is two
-bytes (k in the lowest 4 bits, the bytes of the unary part in the rest), all unary numbers, all rests, each
-part little end first and filled up to a byte; k = 15 marks a block that is stored as it is. Two streams let a
-decoder find several numbers in a cycle. A block costs at most two bytes more than it holds.
+negative, and u is written as its lowest k bits and u >> k in unary (so many ones and a zero). A block is a
+byte that holds k, the low bits of all numbers, and all unary numbers, each part little end first and filled up
+to a byte; k = 15 marks a block that is stored as it is. Two streams let a decoder find several numbers in a
+cycle, and with the unary one behind it can keep up with what arrives. A block costs at most a byte more than
+it holds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from compiler.numerics.element import Array
 
-BLOCK, HEADER, STORED = 512, 2, 15
+BLOCK, STORED = 512, 15
 
 
 def deflate(raw: Array) -> Array:
@@ -48,30 +49,29 @@ def _pack_block(data: Array) -> Array:
     unary = np.ones(int(ends[-1]), np.uint8)
     unary[ends - 1] = 0
     rests = ((folded[:, None] >> np.arange(k)) & 1).astype(np.uint8).reshape(-1)
-    parts = [np.packbits(part, bitorder="little") for part in (unary, rests)]
+    parts = [np.packbits(part, bitorder="little") for part in (rests, unary)]
     if parts[0].size + parts[1].size >= data.size:
-        return np.concatenate([_header(STORED, 0), data])
-    return np.concatenate([_header(k, parts[0].size), *parts])
-
-
-def _header(k: int, unary_bytes: int) -> Array:
-    return np.frombuffer((k | unary_bytes << 4).to_bytes(HEADER, "little"), np.uint8)
+        return np.concatenate([np.uint8([STORED]), data])
+    return np.concatenate([np.uint8([k]), *parts])
 
 
 def _unpack_block(packed: Array, count: int) -> tuple[Array, int]:
     """`count` bytes, and how many of `packed` they took."""
-    header = int.from_bytes(packed[:HEADER].tobytes(), "little")
-    k, unary_bytes = header & 15, header >> 4
-    used = HEADER + (count if k == STORED else unary_bytes + (count * k + 7) // 8)
-    if packed.size < used:
-        raise ValueError("the compressed bytes end inside of a block")
+    if not packed.size:
+        raise ValueError("the compressed bytes end before a block")
+    k = int(packed[0])
+    behind = 1 + (count if k == STORED else (count * k + 7) // 8)
+    if packed.size < behind or (k > 7 and k != STORED):
+        raise ValueError(f"the compressed bytes end inside of a block, or its width {k} is none")
     if k == STORED:
-        return packed[HEADER:used].copy(), used
-    unary = np.unpackbits(packed[HEADER : HEADER + unary_bytes], bitorder="little")
+        return packed[1:behind].copy(), behind
+    # Never longer than the block itself, which would have been stored.
+    unary = np.unpackbits(packed[behind : behind + BLOCK], bitorder="little")
     ends = np.flatnonzero(unary == 0)[:count]
-    if k > 7 or ends.size < count:
-        raise ValueError("a block of compressed bytes is damaged")
-    rests = np.unpackbits(packed[HEADER + unary_bytes : used], bitorder="little")[: count * k]
+    if ends.size < count:
+        raise ValueError("the compressed bytes end inside of a block")
+    rests = np.unpackbits(packed[1:behind], bitorder="little")[: count * k]
     rest = (rests.reshape(count, k).astype(np.int64) << np.arange(k)).sum(axis=1)
     folded = (np.diff(ends, prepend=-1) - 1 << k) | rest
-    return np.where(folded & 1, ~(folded >> 1), folded >> 1).astype(np.uint8), used
+    values = np.where(folded & 1, ~(folded >> 1), folded >> 1).astype(np.uint8)
+    return values, behind + int(ends[-1]) // 8 + 1

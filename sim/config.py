@@ -146,7 +146,7 @@ class Scratchpads(_Section):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorUnit(_Section):
     """lanes elements at a time; *_cycles: what such a group takes, for pooling per tap of the window,
-    for softmax once over its three passes (maximum, exponentials, quotients)."""
+    for softmax one each for largest code and exponentials, the rest for quotients."""
 
     title: ClassVar[str] = "vec."
     lanes: int
@@ -159,6 +159,7 @@ class VectorUnit(_Section):
 
     def __post_init__(self) -> None:
         self._at_least(1, *(f.name for f in dataclasses.fields(self)))
+        self._at_least(3, "softmax_cycles")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
 from compiler.numerics.element import Array
+from sim.compression import deflate
 from sim.config import PARAMETER_BYTES, NpuConfig
 from sim.functional.core import External
 from sim.functional.memory import row_bytes
@@ -22,6 +24,7 @@ from sim.isa import (
     Factors,
     Fill,
     Gemm,
+    Inflate,
     Inputs,
     Instruction,
     Load,
@@ -33,6 +36,7 @@ from sim.isa import (
     Pool,
     Reduce,
     Requantize,
+    Softmax,
     Store,
     Strides,
     Window,
@@ -44,6 +48,9 @@ from sim.tokens import insert_tokens
 # Where tensors lie in SRAM and DRAM.
 _OUTPUTS_AT = 1 << 16
 _PARAMETERS_AT = 1 << 15
+_EXPONENTIALS_AT = 3 << 14
+_COMPRESSED_AT = 7 << 13
+_COMPRESSED = (2048, 1024, 700, 600, 130)  # bytes of weights
 _CONTENTS = 1 << 16
 _TILES = 6
 
@@ -340,6 +347,59 @@ def _vec(w: _Writer) -> None:
         w.store(w.output_at, rows * stride, 1, at=_OUTPUTS_AT + tile * w.quarter, pitch=0)
 
 
+def _softmax(w: _Writer) -> None:
+    bits, out_bits = w.pick(8, 16), w.pick(8, 16)
+    count, rows = w.draw(1, 40), w.draw(1, 4)
+    stride, out = count * bits // 8, count * out_bits // 8
+    w.add(_inputs(w, bits, stride), _output(w, out_bits, out))
+    size = bits // 8 * 1024
+    w.load(Memory.TABLE, 0, size, 1, dram=True, at=_EXPONENTIALS_AT, pitch=size)
+    for tile in range(w.draw(1, _TILES)):
+        w.tile = tile
+        w.load(Memory.ACTIVATION, w.input_at, rows * stride, 1, dram=False, at=64 * tile, pitch=0)
+        w.add(Softmax(a=w.input_at, dst=w.output_at, rows=rows, count=count, table=0))
+        w.store(w.output_at, rows * out, 1, at=_OUTPUTS_AT + tile * w.quarter, pitch=0)
+
+
+def _inflate(w: _Writer) -> None:
+    """Compressed weights of many sizes; beside them, activations that are multiplied with them."""
+    w.add(
+        Window(
+            engine=Engine.MAC, kernel_y=1, kernel_x=1, stride_y=1, stride_x=1, dilation_y=1, dilation_x=1,
+            pad_top=0, pad_left=0, height=1, width=16,
+        ),
+        Operands(
+            act_bits=8, wgt_bits=8, act_zero=0, wgt_zero=0, channels=16, row_stride=0, pixel_stride=16
+        ),
+    )  # fmt: skip
+    for tile in range(w.draw(2, _TILES)):
+        w.tile = tile
+        number = w.draw(0, len(_COMPRESSED) - 1)
+        at, packed = _compressed()[number]
+        half = (tile % 2) * w.weight_half
+        w.add(
+            Inflate(
+                dram=True, external=at, memory=Memory.WEIGHT, local=half, raw_bytes=_COMPRESSED[number],
+                packed_bytes=packed.size,
+            )
+        )  # fmt: skip
+        w.load(Memory.ACTIVATION, w.input_at, 256, 1, dram=False, at=64 * tile, pitch=0)
+        acc = w.accumulator_half * (tile % 2)
+        w.add(Gemm(act=w.input_at, wgt=half, acc=acc, rows=1, columns=16, outputs=8))
+
+
+@cache
+def _compressed() -> list[tuple[int, Array]]:
+    """Where blocks of compressed weights lie in DRAM, and their bytes."""
+    rng, at = np.random.default_rng(0), _COMPRESSED_AT
+    found: list[tuple[int, Array]] = []
+    for size, spread in zip(_COMPRESSED, (30.0, 5.0, 1.0, 200.0, 20.0), strict=True):
+        weights = np.clip(np.round(rng.normal(0, spread, size)), -127, 127).astype(np.int8)
+        found.append((at, deflate(weights.view(np.uint8))))
+        at += -(-found[-1][1].size // 16) * 16
+    return found
+
+
 def _pool(w: _Writer) -> None:
     channels, kernel, stride = w.pick(3, 8, 16, 24), w.draw(2, 3), w.draw(1, 2)
     rows, columns = w.draw(1, 4), w.draw(1, 4)
@@ -408,6 +468,8 @@ KINDS: dict[str, Callable[[_Writer], None]] = {
     "low_bits": _low_bits,
     "vec": _vec,
     "pool": _pool,
+    "softmax": _softmax,
+    "inflate": _inflate,
     "dma": _dma,
 }
 
@@ -417,6 +479,17 @@ def instructions_of(kind: str, seed: int, config: NpuConfig) -> list[Instruction
     writer = _Writer(config, np.random.default_rng([seed, sorted(KINDS).index(kind)]))
     KINDS[kind](writer)
     return writer.out
+
+
+def _exponentials() -> Array:
+    """Tables of a 16-bit softmax; the first serves 8 bits, too."""
+    steps = np.arange(256) / 64
+    return (
+        np.concatenate([np.exp(-256 * steps / 256), np.exp(-steps / 256)])
+        .astype("<f8")
+        .dot(1 << 30)
+        .astype("<i4")
+    )
 
 
 def random_program(kind: str, seed: int, config: NpuConfig) -> RandomProgram:
@@ -429,4 +502,7 @@ def random_program(kind: str, seed: int, config: NpuConfig) -> RandomProgram:
         rng.integers(1 << 30, (1 << 31) - 1, channels),
         rng.integers(34, 46, channels),
     )
+    dram[_EXPONENTIALS_AT : _EXPONENTIALS_AT + 2048] = _exponentials().view(np.uint8)
+    for at, packed in _compressed():
+        dram[at : at + packed.size] = packed
     return RandomProgram(f"{kind}-{seed}", program, sram, dram)

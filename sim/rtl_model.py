@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from compiler.numerics.element import Array
+from sim import compression
 from sim.config import NpuConfig
 from sim.durations import bank_layout
 from sim.isa import INSTRUCTIONS, Memory, fields_of
@@ -58,8 +59,12 @@ def parameters(config: NpuConfig) -> dict[str, int]:
         "LOOKUP_CYCLES": vec.lookup_cycles,
         "ELEMENTWISE_CYCLES": vec.elementwise_cycles,
         "POOL_CYCLES": vec.pool_cycles,
+        "SOFTMAX_CYCLES": vec.softmax_cycles,
         "VEC_PIPELINE": vec.pipeline_cycles,
         "FILL_BYTES": config.dma.fill_bytes,
+        "INFLATE_BYTES": config.dma.inflate_bytes,
+        "INFLATE_BLOCK": compression.BLOCK,
+        "INFLATE_STORED": compression.STORED,
         "SCATTER_ELEMENTS": config.dma.scatter_elements,
         "QUEUE_DEPTH": config.queue_depth,
         "ISSUE_CYCLES": config.issue_cycles,

@@ -67,6 +67,7 @@ function automatic logic [63:0] banks_of(logic [127:0] i);
                               `LOAD_PLANES(i));
     OP_FILL: return dma_banks(local_strides[0], `FILL_MEMORY(i), `FILL_LOCAL(i), `FILL_ROW_BYTES(i), `FILL_ROWS(i),
                               `FILL_PLANES(i));
+    OP_INFLATE: return local_banks(`INFLATE_MEMORY(i), `INFLATE_LOCAL(i), `INFLATE_RAW_BYTES(i));
     OP_STORE: return dma_banks(local_strides[1], ACTIVATION, `STORE_LOCAL(i), `STORE_ROW_BYTES(i), `STORE_ROWS(i),
                                `STORE_PLANES(i));
     OP_GEMM: return image_banks(window[0], `GEMM_ACT(i), `GEMM_ROWS(i), `GEMM_COLUMNS(i),
@@ -97,6 +98,9 @@ function automatic logic [63:0] banks_of(logic [127:0] i);
                                 ceil_div(`POOL_CHANNELS(i) * a_bits, 8)) |
         rows_banks(`POOL_DST(i), `POOL_ROWS(i) * `POOL_COLUMNS(i), `OUTPUT_STRIDE(out_register), `POOL_CHANNELS(i),
                    out_bits);
+    OP_SOFTMAX: return rows_banks(`SOFTMAX_A(i), `SOFTMAX_ROWS(i), `INPUTS_A_STRIDE(in_register), `SOFTMAX_COUNT(i), a_bits) |
+        rows_banks(`SOFTMAX_DST(i), `SOFTMAX_ROWS(i), `OUTPUT_STRIDE(out_register), `SOFTMAX_COUNT(i), out_bits) |
+        local_banks(TABLE, `SOFTMAX_TABLE(i), 1);
     OP_LOOKUP: return rows_banks(`LOOKUP_A(i), `LOOKUP_ROWS(i), `INPUTS_A_STRIDE(in_register), `LOOKUP_COUNT(i), a_bits) |
         rows_banks(`LOOKUP_DST(i), `LOOKUP_ROWS(i), `OUTPUT_STRIDE(out_register), `LOOKUP_COUNT(i), out_bits) |
         local_banks(TABLE, `LOOKUP_TABLE(i), 1);

@@ -17,17 +17,24 @@ int scattering[2];  // cycles that the core's side still needs for single elemen
 // Ports: 0 SRAM, 1 DRAM. client: the engine whose burst is on it, -1 for none; left: in sixteenths.
 int port_client[2], port_last[2], port_left[2];
 
-// Shape of the block of the instruction that an engine runs.
+// Shape of the block of the instruction that an engine runs; compressed bytes are one row.
+function automatic logic inflates(int s);
+  return s == 0 && `OPCODE(running[LOAD]) == OP_INFLATE;
+endfunction
 function automatic int block_port(int s);
+  if (inflates(s)) return int'(`INFLATE_DRAM(running[LOAD]));
   return s ? int'(`STORE_DRAM(running[STORE])) : int'(`LOAD_DRAM(running[LOAD]));
 endfunction
 function automatic int block_row_bytes(int s);
+  if (inflates(s)) return int'(`INFLATE_PACKED_BYTES(running[LOAD]));
   return s ? int'(`STORE_ROW_BYTES(running[STORE])) : int'(`LOAD_ROW_BYTES(running[LOAD]));
 endfunction
 function automatic int block_rows(int s);
+  if (inflates(s)) return 1;
   return s ? int'(`STORE_ROWS(running[STORE])) : int'(`LOAD_ROWS(running[LOAD]));
 endfunction
 function automatic int block_planes(int s);
+  if (inflates(s)) return 1;
   return s ? int'(`STORE_PLANES(running[STORE])) : int'(`LOAD_PLANES(running[LOAD]));
 endfunction
 function automatic int latency(int s);
@@ -42,7 +49,7 @@ function automatic int burst_bytes(int port);
   return port == 0 ? SRAM_BURST : DRAM_BURST;
 endfunction
 function automatic logic scattered(int s);
-  return `LOCAL_STRIDES_ELEMENT(local_strides[s]) != (1 << `LOCAL_STRIDES_ELEMENT_BYTES(local_strides[s]));
+  return !inflates(s) && `LOCAL_STRIDES_ELEMENT(local_strides[s]) != (1 << `LOCAL_STRIDES_ELEMENT_BYTES(local_strides[s]));
 endfunction
 
 task automatic transfer_step(logic store, logic first, output logic ended);
@@ -57,7 +64,9 @@ task automatic transfer_step(logic store, logic first, output logic ended);
     all_asked[s] = 0;
     all_moved[s] = 0;
     scattering[s] = 0;
+    if (s == 0) {arrived, inflated, block_at, block_left} = 0;
   end
+  if (inflates(s)) inflate_step();
   if (!all_asked[s] && request_count[s] < outstanding(s)) begin
     request_ready[s*FIFO+(request_head[s]+request_count[s])%FIFO] = cycle + longint'(latency(s));
     request_count[s] += 1;
@@ -79,6 +88,7 @@ function automatic logic transfer_ended(logic store);
   e = store ? STORE : LOAD;
   case (`OPCODE(running[e]))
     OP_LOAD, OP_STORE: return issued[e] > ISSUE_CYCLES && all_moved[int'(store)] && scattering[int'(store)] == 0;
+    OP_INFLATE: return issued[e] > ISSUE_CYCLES && all_moved[0] && inflated == int'(`INFLATE_RAW_BYTES(running[LOAD]));
     default: return 0;
   endcase
 endfunction
@@ -88,14 +98,19 @@ function automatic logic can_be_served(int s, int port);
   e = s ? STORE : LOAD;
   if (!busy[e] || issued[e] <= ISSUE_CYCLES) return 0;
   case (`OPCODE(running[e]))
-    OP_LOAD, OP_STORE:
+    OP_LOAD, OP_STORE, OP_INFLATE:
     return block_port(s) == port && request_count[s] > 0 && request_ready[s*FIFO+request_head[s]] <= cycle &&
         scattering[s] == 0;
     default: return 0;
   endcase
 endfunction
 
+function automatic int burst_sixteenths(int port);
+  return port == 0 ? SRAM_BURST_SIXTEENTHS : DRAM_BURST_SIXTEENTHS;
+endfunction
+
 task automatic ports_step();
+  int passed;
   for (int p = 0; p < 2; p++) begin
     if (port_client[p] < 0) begin
       int other;
@@ -105,12 +120,17 @@ task automatic ports_step();
       else port_left[p] = 0;  // an idle port saves no time up
       if (port_client[p] >= 0) begin
         port_last[p] = port_client[p];
-        port_left[p] += p == 0 ? SRAM_BURST_SIXTEENTHS : DRAM_BURST_SIXTEENTHS;
+        port_left[p] += burst_sixteenths(p);
         begin_scatter(port_client[p], p);
       end
     end
     if (port_client[p] >= 0) begin
       port_left[p] -= 16;
+      // A decoder takes what has passed of a burst; whoever only copies sees whole bursts.
+      if (inflates(port_client[p])) begin
+        passed = burst_bytes(p) - port_left[p] * burst_bytes(p) / burst_sixteenths(p);
+        arrived = moved_offset[0] + least(bytes_to_move(0, p), passed);
+      end
       if (port_left[p] <= 0) begin
         move_burst(port_client[p], p);
         port_client[p] = -1;
@@ -136,7 +156,7 @@ task automatic move_burst(int s, int port);
   request_head[s] = (request_head[s] + 1) % FIFO;
   request_count[s] -= 1;
   element_bytes = 1 << `LOCAL_STRIDES_ELEMENT_BYTES(local_strides[s]);
-  for (int b = 0; b < bytes_to_move(s, port); b++) begin
+  if (!inflates(s)) for (int b = 0; b < bytes_to_move(s, port); b++) begin
     offset = moved_offset[s] + b;
     local_at = moved_plane[s] * `LOCAL_STRIDES_PLANE(local_strides[s]) + moved_row[s] * `LOCAL_STRIDES_ROW(local_strides[s]) +
         (offset / element_bytes) * `LOCAL_STRIDES_ELEMENT(local_strides[s]) + offset % element_bytes;
@@ -172,6 +192,62 @@ task automatic write_local(int memory, int at, logic [7:0] value);
     default: tab_mem[at] = value;
   endcase
 endtask
+
+// INFLATE: up to INFLATE_BYTES numbers in a cycle, as far as the bytes that they need have arrived.
+int arrived, inflated;  // compressed bytes, bytes written
+int block_at, block_left, block_shift;  // first byte behind the block's header, bytes that it still holds, k
+int unary_at, rest_at;  // bits, counted from block_at
+
+function automatic logic [7:0] packed_byte(int at);
+  int external_at;
+  external_at = `INFLATE_EXTERNAL(running[LOAD]) + at;
+  return `INFLATE_DRAM(running[LOAD]) ? dram[external_at] : sram[external_at];
+endfunction
+function automatic int packed_bit(int at);
+  return int'(packed_byte(block_at + at / 8)) >> (at % 8) & 1;
+endfunction
+
+// What the next number takes of the unary part, or of a stored block.
+function automatic int number_bits();
+  int ones;
+  if (block_shift == INFLATE_STORED) return 8;
+  ones = 0;
+  while (packed_bit(unary_at + ones) == 1 && ones < 256) ones += 1;
+  return ones + 1;
+endfunction
+
+task automatic inflate_step();
+  int folded;
+  logic [7:0] value;
+  for (int n = 0; n < INFLATE_BYTES; n++) begin
+    if (block_left == 0 && inflated < int'(`INFLATE_RAW_BYTES(running[LOAD])) && arrived > block_end()) begin
+      block_at = block_end() + 1;
+      block_shift = int'(packed_byte(block_at - 1));
+      block_left = least(INFLATE_BLOCK, int'(`INFLATE_RAW_BYTES(running[LOAD])) - inflated);
+      rest_at = 0;
+      unary_at = block_shift == INFLATE_STORED ? 0 : 8 * ceil_div(block_left * block_shift, 8);
+    end
+    // The low bits lie before the unary numbers: they have arrived when those have.
+    if (block_left > 0 && arrived >= block_at + ceil_div(unary_at + number_bits(), 8)) begin
+      if (block_shift == INFLATE_STORED) value = packed_byte(block_at + unary_at / 8);
+      else begin
+        folded = (number_bits() - 1) << block_shift;
+        for (int b = 0; b < block_shift; b++) folded |= packed_bit(rest_at + b) << b;
+        rest_at += block_shift;
+        value = 8'(folded & 1 ? ~(folded >> 1) : folded >> 1);
+      end
+      unary_at += number_bits();
+      write_local(`INFLATE_MEMORY(running[LOAD]), `INFLATE_LOCAL(running[LOAD]) + inflated, value);
+      inflated += 1;
+      block_left -= 1;
+    end
+  end
+endtask
+
+// Where the block that has just ended stops, and the next one begins.
+function automatic int block_end();
+  return inflated == 0 ? 0 : block_at + ceil_div(unary_at, 8);
+endfunction
 
 // FILL: a piece of a row in each cycle.
 int fill_plane, fill_row, fill_offset;

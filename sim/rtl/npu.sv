@@ -76,7 +76,7 @@ module npu (
   function automatic int engine_of(logic [127:0] i);
     case (`OPCODE(i))
       OP_SYNC, OP_STRIDES, OP_LOCAL_STRIDES, OP_WINDOW: return int'(`SYNC_ENGINE(i));
-      OP_LOAD, OP_FILL: return LOAD;
+      OP_LOAD, OP_FILL, OP_INFLATE: return LOAD;
       OP_STORE: return STORE;
       OP_OPERANDS, OP_GEMM, OP_DEPTHWISE: return MAC;
       default: return VEC;
@@ -166,10 +166,10 @@ module npu (
     ended = 0;
     if (issued[e] >= ISSUE_CYCLES)
       case (`OPCODE(running[e]))
-        OP_LOAD, OP_STORE: transfer_step(e == STORE, issued[e] == ISSUE_CYCLES, ended);
+        OP_LOAD, OP_STORE, OP_INFLATE: transfer_step(e == STORE, issued[e] == ISSUE_CYCLES, ended);
         OP_FILL: fill_step(issued[e] == ISSUE_CYCLES, ended);
         OP_GEMM, OP_DEPTHWISE: mac_step(issued[e] == ISSUE_CYCLES, ended);
-        OP_REQUANTIZE, OP_ELEMENTWISE, OP_POOL, OP_LOOKUP: vec_step(issued[e] == ISSUE_CYCLES, ended);
+        OP_REQUANTIZE, OP_ELEMENTWISE, OP_POOL, OP_LOOKUP, OP_SOFTMAX: vec_step(issued[e] == ISSUE_CYCLES, ended);
         default: failed = 1;
       endcase
     issued[e] += 1;

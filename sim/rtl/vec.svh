@@ -6,6 +6,7 @@ function automatic int vec_rows();
   case (`OPCODE(running[VEC]))
     OP_REQUANTIZE: return `REQUANTIZE_PIXELS(running[VEC]);
     OP_ELEMENTWISE: return `ELEMENTWISE_ROWS(running[VEC]);
+    OP_SOFTMAX: return `SOFTMAX_ROWS(running[VEC]);
     OP_POOL: return `POOL_ROWS(running[VEC]) * `POOL_COLUMNS(running[VEC]);
     default: return `LOOKUP_ROWS(running[VEC]);
   endcase
@@ -14,6 +15,7 @@ function automatic int vec_count();
   case (`OPCODE(running[VEC]))
     OP_REQUANTIZE: return `REQUANTIZE_CHANNELS(running[VEC]);
     OP_ELEMENTWISE: return `ELEMENTWISE_COUNT(running[VEC]);
+    OP_SOFTMAX: return `SOFTMAX_COUNT(running[VEC]);
     OP_POOL: return `POOL_CHANNELS(running[VEC]);
     default: return `LOOKUP_COUNT(running[VEC]);
   endcase
@@ -22,6 +24,7 @@ function automatic int vec_destination();
   case (`OPCODE(running[VEC]))
     OP_REQUANTIZE: return `REQUANTIZE_DST(running[VEC]);
     OP_ELEMENTWISE: return `ELEMENTWISE_DST(running[VEC]);
+    OP_SOFTMAX: return `SOFTMAX_DST(running[VEC]);
     OP_POOL: return `POOL_DST(running[VEC]);
     default: return `LOOKUP_DST(running[VEC]);
   endcase
@@ -31,6 +34,7 @@ function automatic int vec_cycles();
     OP_REQUANTIZE:
     return `OUTPUT_LOOKUP(out_register) && LOOKUP_CYCLES > REQUANTIZE_CYCLES ? LOOKUP_CYCLES : REQUANTIZE_CYCLES;
     OP_ELEMENTWISE: return ELEMENTWISE_CYCLES;
+    OP_SOFTMAX: return softmax_pass < 2 ? 1 : SOFTMAX_CYCLES - 2;
     OP_POOL: return POOL_CYCLES * `WINDOW_KERNEL_Y(window[1]) * `WINDOW_KERNEL_X(window[1]);
     default: return LOOKUP_CYCLES;
   endcase
@@ -147,9 +151,46 @@ function automatic longint looked_up(int element);
   return bounded(`OUTPUT_OUT_BITS(out_register) > 3 ? table_half(at + 2 * index) : table_byte(at + index));
 endfunction
 
+// Softmax goes over each row three times: largest code, sum of exponentials, quotients.
+int softmax_pass;
+longint softmax_largest, softmax_total;
+
+function automatic longint softmax_code(int element);
+  return act_code(`SOFTMAX_A(running[VEC]) + vec_row * `INPUTS_A_STRIDE(in_register), element,
+                  1 << `INPUTS_A_BITS(in_register));
+endfunction
+
+function automatic longint table_word(int at);
+  return longint'($signed({tab_mem[at+3], tab_mem[at+2], tab_mem[at+1], tab_mem[at]}));
+endfunction
+
+function automatic longint exponential(int element);
+  int distance, at;
+  distance = int'(softmax_largest - softmax_code(element));
+  at = `SOFTMAX_TABLE(running[VEC]);
+  if (`INPUTS_A_BITS(in_register) == 3) return table_word(at + 4 * distance);
+  return shifted(table_word(at + 4 * (distance >> 8)) * table_word(at + 1024 + 4 * (distance & 255)),
+                 `OUTPUT_OUT_BITS(out_register) == 3 ? 44 : 30);
+endfunction
+
+task automatic softmax(int element);
+  longint ratio, most;
+  int bits;
+  bits = 1 << `OUTPUT_OUT_BITS(out_register);
+  most = (64'sd1 <<< bits) - 1;
+  case (softmax_pass)
+    0: if (element == 0 || softmax_code(element) > softmax_largest) softmax_largest = softmax_code(element);
+    1: softmax_total = (element == 0 ? 0 : softmax_total) + exponential(element);
+    default: begin
+      ratio = ((exponential(element) <<< (bits + 1)) + softmax_total) / (softmax_total <<< 1);
+      write_code(element, (ratio < most ? ratio : most) - (64'sd1 <<< (bits - 1)));
+    end
+  endcase
+endtask
+
 task automatic vec_step(logic first, output logic ended);
   ended = 0;
-  if (first) {vec_row, vec_element, vec_cycle, vec_drained} = 0;
+  if (first) {vec_row, vec_element, vec_cycle, vec_drained, softmax_pass} = 0;
   if (vec_row == vec_rows()) begin
     vec_drained += 1;
     ended = vec_drained == VEC_PIPELINE;
@@ -162,12 +203,17 @@ task automatic vec_step(logic first, output logic ended);
           OP_REQUANTIZE: write_code(e, requantized(e));
           OP_ELEMENTWISE: write_code(e, elementwise(e));
           OP_POOL: write_code(e, pooled(e));
+          OP_SOFTMAX: softmax(e);
           default: write_code(e, looked_up(e));
         endcase
       vec_element += VEC_LANES;
       if (vec_element >= vec_count()) begin
         vec_element = 0;
-        vec_row += 1;
+        if (`OPCODE(running[VEC]) == OP_SOFTMAX && softmax_pass < 2) softmax_pass += 1;
+        else begin
+          softmax_pass = 0;
+          vec_row += 1;
+        end
       end
     end
   end
