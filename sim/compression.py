@@ -2,10 +2,10 @@
 
 Bytes in blocks of 512 (the last may be shorter). A byte v, signed, becomes u = 2 v, or -2 v - 1 where it is
 negative, and u is written as its lowest k bits and u >> k in unary (so many ones and a zero). A block is a
-byte that holds k, the low bits of all numbers, and all unary numbers, each part little end first and filled up
-to a byte; k = 15 marks a block that is stored as it is. Two streams let a decoder find several numbers in a
-cycle, and with the unary one behind it can keep up with what arrives. A block costs at most a byte more than
-it holds.
+byte that holds k, the low bits of all numbers, and all unary numbers, each part little end first and filled
+up to a byte; k = 15 marks a block that is stored as it is. Two streams let a decoder find several numbers in
+a cycle, and with the unary one behind it can keep up with what arrives. A block costs at most a byte more
+than it holds.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def _pack_block(data: Array) -> Array:
     rests = ((folded[:, None] >> np.arange(k)) & 1).astype(np.uint8).reshape(-1)
     parts = [np.packbits(part, bitorder="little") for part in (rests, unary)]
     if parts[0].size + parts[1].size >= data.size:
-        return np.concatenate([np.uint8([STORED]), data])
-    return np.concatenate([np.uint8([k]), *parts])
+        return np.concatenate([np.array([STORED], np.uint8), data])
+    return np.concatenate([np.array([k], np.uint8), *parts])
 
 
 def _unpack_block(packed: Array, count: int) -> tuple[Array, int]:

@@ -18,7 +18,7 @@ from sim.config import NpuConfig
 from sim.durations import bank_layout
 from sim.isa import INSTRUCTIONS, Memory, fields_of
 from sim.isa.base import OPCODE_BITS, TOKEN_BITS, TOKENS_AT
-from sim.random_programs import RandomProgram
+from sim.programs.random import RandomProgram
 
 SOURCES = Path(__file__).parent / "rtl"
 # Of SRAM and DRAM that the description holds; programs for it must stay below.

@@ -30,7 +30,7 @@ from sim.isa import (
     Sync,
 )
 from sim.order import execution_order
-from sim.random_programs import KINDS, instructions_of, random_program
+from sim.programs.random import KINDS, instructions_of, random_program
 from sim.simulate import simulate
 from sim.stream import Program, Stream, StreamError
 from sim.timing import time_program

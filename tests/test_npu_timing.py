@@ -30,7 +30,7 @@ from sim.isa import (
     Sync,
 )
 from sim.port import fair_shares
-from sim.random_programs import KINDS, random_program
+from sim.programs.random import KINDS, random_program
 from sim.simulate import simulate
 from sim.statistics import statistics
 from sim.stream import Program, Stream, StreamError
