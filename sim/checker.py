@@ -8,7 +8,7 @@ from sim.config import NpuConfig
 from sim.conflicts import Space, by_instruction, spaces
 from sim.footprint import Accesses, accesses
 from sim.isa import Memory
-from sim.order import Order, execution_order, instruction_text, threads_of
+from sim.order import ENGINES, Order, execution_order, instruction_text, threads_of
 from sim.stream import Program, StreamError
 
 
@@ -60,7 +60,8 @@ def _check_hazards(program: Program, order: Order, per_core: list[Accesses]) -> 
         position[core][index] = at
     threads = threads_of(program)
     table = dict(by_instruction(spaces(per_core, position, threads, order.place)))
-    known = [[0] * (4 * len(program.streams)) for _ in range(4 * len(program.streams))]
+    count = ENGINES * len(program.streams)
+    known = [[0] * count for _ in range(count)]
     for core, index in order.sequence:
         if not (mine := table.get((core, index))):
             continue

@@ -2,7 +2,7 @@
 ended before it starts.
 
 Each semaphore has one engine that posts and one that waits, so its n-th wait is for its n-th post whatever
-the timing: all executions order the same pairs, and a program that ends once ends always. Thread c * 4 + e
+the timing: all executions order the same pairs, and a program that ends once ends always. Thread c * 5 + e
 is engine e of core c.
 """
 

@@ -59,20 +59,25 @@ def resolve(stream: Stream, cls: type[Instruction], core: int = 0) -> Table:
         empty = np.zeros(0, np.int64)
         names = [f"{r.mnemonic}.{n}" for r in USES[cls] for n in stream.columns(r)]
         return {**table, **dict.fromkeys(names, empty)}
-    engine = int(stream.engines[index[0]])
+    engines = stream.engines[index]
     for register in USES[cls]:
         settings = stream.select(register)
-        settings = settings[stream.engines[settings] == engine]
-        last = np.searchsorted(settings, index) - 1
-        if (last < 0).any():
-            at = int(index[np.argmax(last < 0)])
-            text = text_of(Stream(stream.words[at : at + 1]).decode(core)[0])
-            raise StreamError(
-                core, at, text, f"comes before any {register.mnemonic} of {Engine(engine).name}"
-            )
-        found = stream.columns(register, settings[last])
-        table |= {f"{register.mnemonic}.{name}": column for name, column in found.items()}
+        found = np.full(index.shape, -1)
+        for engine in np.unique(engines):
+            mine, own = engines == engine, settings[stream.engines[settings] == engine]
+            last = np.searchsorted(own, index[mine]) - 1
+            found[mine] = np.where(last < 0, -1, np.append(own, -1)[last])
+        if (found < 0).any():
+            _unset(stream, core, int(index[np.argmin(found)]), register)
+        columns = stream.columns(register, found)
+        table |= {f"{register.mnemonic}.{name}": column for name, column in columns.items()}
     return table
+
+
+def _unset(stream: Stream, core: int, at: int, register: type[Instruction]) -> None:
+    text = text_of(Stream(stream.words[at : at + 1]).decode(core)[0])
+    engine = Engine(int(stream.engines[at])).name
+    raise StreamError(core, at, text, f"comes before any {register.mnemonic} of {engine}")
 
 
 def ceil_div(a: Column, b: Column | int) -> Column:

@@ -32,10 +32,10 @@ class RtlError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class RtlRun:
-    """cycles until the halt; busy: cycles of LOAD, MAC, VEC, STORE; contents of memories at the end."""
+    """cycles until the halt; busy: cycles of the engines, in their order; contents of memories at the end."""
 
     cycles: int
-    busy: tuple[int, int, int, int]
+    busy: tuple[int, ...]
     sram: Array
     dram: Array
     activation: Array
@@ -149,7 +149,7 @@ def _result(folder: Path) -> RtlRun:
         np.fromfile(folder / f"{name}.out", np.uint8) for name in ("sram", "dram", "activation")
     )
     accumulators = np.fromfile(folder / "accumulator.out", "<i4")
-    return RtlRun(cycles, (busy[0], busy[1], busy[2], busy[3]), sram, dram, activation, accumulators)
+    return RtlRun(cycles, tuple(busy), sram, dram, activation, accumulators)
 
 
 def _run(command: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sim.fields import Column, Field, Words
 from sim.isa import INSTRUCTIONS, TOKEN_NONE, Engine, Halt, Instruction, InstructionError, fields_of
-from sim.isa.base import BODY_AT, OPCODE_BITS, TOKEN_BITS, TOKENS_AT
+from sim.isa.base import BODY_AT, ENGINE_BITS, OPCODE_BITS, TOKEN_BITS, TOKENS_AT
 
 INSTRUCTION_BYTES = 16
 _TOKENS = tuple(
@@ -20,7 +20,7 @@ _TOKENS = tuple(
     for i, n in enumerate(("wait0", "wait1", "post0", "post1"))
 )
 _OPCODE = Field("opcode", OPCODE_BITS)
-_ENGINE = Field("engine", 2, low_bit=BODY_AT)
+_ENGINE = Field("engine", ENGINE_BITS, low_bit=BODY_AT)
 DISPATCHER = -1  # in Stream.engines: the dispatcher executes it itself
 
 

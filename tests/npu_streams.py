@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from itertools import product
 from typing import Any
 
 from hypothesis import reject
@@ -28,8 +29,16 @@ def instructions(draw: st.DrawFn, kinds: tuple[type[Instruction], ...] = INSTRUC
     """Any legal instruction."""
     cls = draw(st.sampled_from(kinds))
     tokens = st.lists(st.integers(0, 30), max_size=2, unique=True).map(tuple)
-    fields = {f.name: draw(values(f)) for f in fields_of(cls)}
-    try:
-        return cls(waits=draw(tokens), posts=draw(tokens), **fields)
-    except InstructionError:
-        reject()
+    known = {f.name: f for f in fields_of(cls)}
+    fields = {n: draw(values(f)) for n, f in known.items()}
+    # Not every engine and memory fits every instruction: the first of a drawn order that does.
+    choices = {
+        n: draw(st.permutations(list(f.kind))) for n, f in known.items() if issubclass(f.kind, IntEnum)
+    }
+    for chosen in product(*choices.values()):
+        fields |= dict(zip(choices, chosen, strict=True))
+        try:
+            return cls(waits=draw(tokens), posts=draw(tokens), **fields)
+        except InstructionError:
+            continue
+    reject()

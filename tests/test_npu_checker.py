@@ -138,7 +138,16 @@ def test_a_wrong_address_is_refused_or_moves_results(kind: str, seed: int, which
 
 
 def _fill(local: int, size: int = 16, **tokens: tuple[int, ...]) -> Fill:
-    return Fill(memory=Memory.ACTIVATION, local=local, row_bytes=size, rows=1, planes=1, pattern=0, **tokens)
+    return Fill(
+        engine=Engine.LOAD,
+        memory=Memory.ACTIVATION,
+        local=local,
+        row_bytes=size,
+        rows=1,
+        planes=1,
+        pattern=0,
+        **tokens,
+    )
 
 
 def _store(local: int, external: int = 0, rows: int = 1, size: int = 16, **tokens: tuple[int, ...]) -> Store:
@@ -152,12 +161,15 @@ def _store(local: int, external: int = 0, rows: int = 1, size: int = 16, **token
             [_fill(0), _store(0)],
             "reads bytes 0..15 of the activation memory while core 0, instruction 4 (fill",
         ),
-        ([_fill(0, posts=(1,)), _store(8, waits=(1,)), _fill(0)], "instruction 6 (fill memory=activation"),
+        (
+            [_fill(0, posts=(1,)), _store(8, waits=(1,)), _fill(0)],
+            "instruction 6 (fill engine=load memory=activation",
+        ),
         ([_fill(8190)], "reaches bytes 8190..8205 of the activation memory, which ends at 8192"),
         ([_store(0, (1 << 21) - 1)], "reaches bytes 2097151..2097166 of SRAM, which ends at 2097152"),
         (
             [_fill(0, waits=(1,))],
-            "instruction 4 (fill memory=activation local=0 row_bytes=16 rows=1 planes=1",
+            "instruction 4 (fill engine=load memory=activation local=0 row_bytes=16 rows=1 planes=1",
         ),
         ([_fill(0, waits=(1,))], "waits for semaphore 1 for ever"),
         ([_fill(0, posts=(1,))], "semaphore 1 ends at 1: a wait is missing"),
@@ -201,7 +213,15 @@ def test_columns_of_one_image_do_not_meet() -> None:
     into = replace(LOCAL[Engine.LOAD], row=16)
 
     def program(column: int) -> Program:
-        load = Load(external=column, memory=Memory.ACTIVATION, local=256, row_bytes=16, rows=4, planes=1)
+        load = Load(
+            engine=Engine.LOAD,
+            external=column,
+            memory=Memory.ACTIVATION,
+            local=256,
+            row_bytes=16,
+            rows=4,
+            planes=1,
+        )
         store = _store(0, 0, 4, waits=(0,))
         return Program.of([into, _fill(0, 64, posts=(0,)), wide, rows, store, read, load])
 
@@ -215,7 +235,9 @@ def test_columns_of_one_image_do_not_meet() -> None:
 def test_cores_meet_in_shared_memory() -> None:
     """What one core stores another loads, through a shared semaphore; without it, that is a hazard."""
     config = load_config("npu-512")
-    load = Load(external=0, memory=Memory.ACTIVATION, local=0, row_bytes=16, rows=1, planes=1)
+    load = Load(
+        engine=Engine.LOAD, external=0, memory=Memory.ACTIVATION, local=0, row_bytes=16, rows=1, planes=1
+    )
     body = [
         *((0, r) for r in (LOCAL[Engine.LOAD], LOCAL[Engine.STORE], OUTSIDE[Engine.STORE])),
         *((1, r) for r in (LOCAL[Engine.LOAD], OUTSIDE[Engine.LOAD])),

@@ -34,7 +34,14 @@ def test_blocks_move_and_turn(
         outside,
         local(Engine.LOAD, strides[0], rows * row, strides[1], size),
         Load(
-            dram=dram, external=11, memory=Memory.ACTIVATION, local=5, row_bytes=row, rows=rows, planes=planes
+            engine=Engine.LOAD,
+            dram=dram,
+            external=11,
+            memory=Memory.ACTIVATION,
+            local=5,
+            row_bytes=row,
+            rows=rows,
+            planes=planes,
         ),
     )
     block = np.stack(
@@ -58,7 +65,15 @@ def test_fill_repeats_a_pattern_in_each_row() -> None:
     bench = Bench.of()
     bench.run(
         local(Engine.LOAD, 8, 0),
-        Fill(memory=Memory.ACTIVATION, local=1, row_bytes=5, rows=2, planes=1, pattern=0x0201),
+        Fill(
+            engine=Engine.LOAD,
+            memory=Memory.ACTIVATION,
+            local=1,
+            row_bytes=5,
+            rows=2,
+            planes=1,
+            pattern=0x0201,
+        ),
     )
     assert bench.core.activation.data[:16].tolist() == [0, 1, 2, 1, 2, 1, 0, 0, 0, 1, 2, 1, 2, 1, 0, 0]
 
@@ -87,17 +102,33 @@ def test_weights_are_inflated_on_the_way_in() -> None:
     packed = deflate(raw)
     bench = Bench.of(dram=packed)
     bench.run(
-        Inflate(dram=True, external=0, memory=Memory.WEIGHT, local=9, raw_bytes=700, packed_bytes=packed.size)
+        Inflate(
+            engine=Engine.FETCH,
+            dram=True,
+            external=0,
+            memory=Memory.WEIGHT,
+            local=9,
+            raw_bytes=700,
+            packed_bytes=packed.size,
+        )
     )
     assert np.array_equal(bench.core.local[Memory.WEIGHT].data[9:709], raw)
     with pytest.raises(CoreError, match="compressed bytes end inside of a block"):
         bench.run(
-            Inflate(dram=True, external=0, memory=Memory.WEIGHT, local=9, raw_bytes=700, packed_bytes=90)
+            Inflate(
+                engine=Engine.FETCH,
+                dram=True,
+                external=0,
+                memory=Memory.WEIGHT,
+                local=9,
+                raw_bytes=700,
+                packed_bytes=90,
+            )
         )
     with pytest.raises(CoreError, match=r"bytes, \d+ are used"):
         bench.run(
             Inflate(
-                dram=True, external=0, memory=Memory.WEIGHT, local=9, raw_bytes=700,
+                engine=Engine.FETCH, dram=True, external=0, memory=Memory.WEIGHT, local=9, raw_bytes=700,
                 packed_bytes=packed.size + 1,
             )
         )  # fmt: skip
@@ -108,5 +139,13 @@ def test_elements_are_whole() -> None:
         Bench.of().run(
             Strides(engine=Engine.LOAD, row=0, plane=0),
             local(Engine.LOAD, 0, 0, 2, 2),
-            Load(external=0, memory=Memory.ACTIVATION, local=0, row_bytes=3, rows=1, planes=1),
+            Load(
+                engine=Engine.LOAD,
+                external=0,
+                memory=Memory.ACTIVATION,
+                local=0,
+                row_bytes=3,
+                rows=1,
+                planes=1,
+            ),
         )

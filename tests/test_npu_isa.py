@@ -101,7 +101,7 @@ def test_every_field_refuses_what_does_not_fit(cls: type[Instruction], data: st.
         (lambda: dataclasses.replace(GEMM, posts=(4, 4)), "gemm: posts name semaphore 4 twice"),
         (
             lambda: LocalStrides(engine=Engine.VEC, row=0, plane=0, element=1, element_bytes=1),
-            "local_strides: engine is VEC, strides belong to LOAD and STORE",
+            "local_strides: engine is VEC, strides belong to LOAD, FETCH and STORE",
         ),
         (
             lambda: Output(out_bits=8, zero_point=0, low=3, high=2, stride=0, table=0),
@@ -119,7 +119,10 @@ def test_what_single_fields_cannot_say(wrong: object, message: str) -> None:
     ("text", "message"),
     [
         ("hlt", "line 1: unknown instruction hlt; known are halt, fence"),
-        ("\nsync engine=gpu", "line 2: sync: engine is 'gpu', it must be one of load, mac, vec, store"),
+        (
+            "\nsync engine=gpu",
+            "line 2: sync: engine is 'gpu', it must be one of load, mac, vec, store, fetch",
+        ),
         ("sync", "line 1: sync: engine is missing"),
         ("sync engine=mac unit=1", "line 1: sync: unknown field unit; known are engine"),
         ("sync engine=mac wait=x", "line 1: sync: wait is 'x', not a number"),
@@ -152,7 +155,7 @@ def test_bits_that_are_no_instruction_are_refused_with_their_index() -> None:
         )
     )  # fmt: skip
     assert memory.value == 3
-    broken = int.from_bytes(window, "little") & ~(3 << 28)
+    broken = int.from_bytes(window, "little") & ~(7 << 28)
     with pytest.raises(StreamError, match="windows belong to MAC and VEC"):
         Stream.from_bytes(broken.to_bytes(16, "little")).decode()
     with pytest.raises(ValueError, match="17 bytes are not a multiple of 16"):

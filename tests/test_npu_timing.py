@@ -137,7 +137,9 @@ def test_a_transfer_alone(bursts: int, burst: float, latency: int, outstanding: 
 
 def test_short_rows_cost_whole_bursts() -> None:
     """12 rows of 5 bytes: 12 bursts of 32 bytes where the whole would be 2."""
-    load = Load(external=0, memory=Memory.ACTIVATION, local=0, row_bytes=5, rows=12, planes=1)
+    load = Load(
+        engine=Engine.LOAD, external=0, memory=Memory.ACTIVATION, local=0, row_bytes=5, rows=12, planes=1
+    )
     found = work(Stream.encode([*DENSE, load]), CONFIG)
     assert (found.moved[-1], found.port_cycles[-1]) == (12 * 32, 12 * 4)
     assert found.cycles[-1] + found.latency[-1] == 3 * (32 + 4) + 3 * 4
@@ -145,11 +147,15 @@ def test_short_rows_cost_whole_bursts() -> None:
 
 def test_scattered_elements_limit_a_transfer() -> None:
     turned = LocalStrides(engine=Engine.LOAD, row=1, plane=0, element=64, element_bytes=1)
-    load = Load(external=0, memory=Memory.ACTIVATION, local=0, row_bytes=1024, rows=1, planes=1)
+    load = Load(
+        engine=Engine.LOAD, external=0, memory=Memory.ACTIVATION, local=0, row_bytes=1024, rows=1, planes=1
+    )
     quick = replace(CONFIG, sram=replace(CONFIG.sram, read_outstanding=16))
     assert cycles(DENSE[0], DENSE[1], load, config=quick) == 1024 / 8
     assert cycles(DENSE[0], turned, load, config=quick) == 1024 / CONFIG.dma.scatter_elements
-    fill = Fill(memory=Memory.ACTIVATION, local=0, row_bytes=100, rows=3, planes=1, pattern=0)
+    fill = Fill(
+        engine=Engine.LOAD, memory=Memory.ACTIVATION, local=0, row_bytes=100, rows=3, planes=1, pattern=0
+    )
     assert cycles(DENSE[1], fill) == 3 * 7
 
 
@@ -175,7 +181,16 @@ def test_dispatch_takes_a_cycle_and_so_does_a_sync() -> None:
 
 
 def test_a_token_passes_in_the_cycle_of_the_end() -> None:
-    fill = Fill(memory=Memory.ACTIVATION, local=0, row_bytes=160, rows=1, planes=1, pattern=0, posts=(0,))
+    fill = Fill(
+        engine=Engine.LOAD,
+        memory=Memory.ACTIVATION,
+        local=0,
+        row_bytes=160,
+        rows=1,
+        planes=1,
+        pattern=0,
+        posts=(0,),
+    )
     found, timing = spans(*DENSE, fill, Sync(engine=Engine.MAC, waits=(0,)))
     assert found[0] == (3, 3 + ISSUE + 10)
     assert found[1][0] == found[0][1]
@@ -188,7 +203,9 @@ def test_a_fence_holds_the_dispatcher() -> None:
 
 
 def test_a_bank_serves_one_engine_at_a_time() -> None:
-    fill = Fill(memory=Memory.ACTIVATION, local=0, row_bytes=160, rows=1, planes=1, pattern=0)
+    fill = Fill(
+        engine=Engine.LOAD, memory=Memory.ACTIVATION, local=0, row_bytes=160, rows=1, planes=1, pattern=0
+    )
     store = Store(external=0, local=1000, row_bytes=4, rows=1, planes=1)
     local = LocalStrides(engine=Engine.STORE, row=0, plane=0, element=1, element_bytes=1)
     outside = Strides(engine=Engine.STORE, row=0, plane=0)
@@ -209,7 +226,9 @@ def test_two_transfers_share_a_port() -> None:
             LocalStrides(engine=e, row=0, plane=0, element=1, element_bytes=1),
         )
     ]  # fmt: skip
-    load = Load(external=0, memory=Memory.ACTIVATION, local=0, row_bytes=2048, rows=1, planes=1)
+    load = Load(
+        engine=Engine.LOAD, external=0, memory=Memory.ACTIVATION, local=0, row_bytes=2048, rows=1, planes=1
+    )
     store = Store(external=0, local=4096, row_bytes=2048, rows=1, planes=1)
     (alone,), _ = spans(*registers, load, config=quick)
     found, timing = spans(*registers, load, store, config=quick)
@@ -221,7 +240,9 @@ def test_two_transfers_share_a_port() -> None:
 def test_a_full_queue_holds_the_dispatcher() -> None:
     """One runs, two wait; the fourth is dispatched when the second starts, VEC's behind it."""
     narrow = replace(CONFIG, queue_depth=2)
-    fill = Fill(memory=Memory.ACTIVATION, local=0, row_bytes=1600, rows=1, planes=1, pattern=0)
+    fill = Fill(
+        engine=Engine.LOAD, memory=Memory.ACTIVATION, local=0, row_bytes=1600, rows=1, planes=1, pattern=0
+    )
     found, timing = spans(*DENSE, *[fill] * 4, Sync(engine=Engine.VEC), config=narrow)
     assert found[4][0] >= found[0][1]
     assert timing.spans[0].queue[6] == found[4][0]

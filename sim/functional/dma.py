@@ -1,4 +1,4 @@
-"""What LOAD and STORE do to memories."""
+"""What LOAD, FETCH and STORE do to memories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Shape = tuple[int, int, int, int]
 
 
 def load(core: Core, external: External, i: Load) -> None:
-    outside, (shape, strides) = core.get(Strides, Engine.LOAD), _local(core, Engine.LOAD, i)
+    outside, (shape, strides) = core.get(Strides, i.engine), _local(core, i.engine, i)
     rows = external.port(i.dram).read(
         i.external, (i.planes, i.rows, i.row_bytes), (outside.plane, outside.row, 1)
     )
@@ -27,7 +27,7 @@ def store(core: Core, external: External, i: Store) -> None:
 
 
 def fill(core: Core, i: Fill) -> None:
-    shape, strides = _local(core, Engine.LOAD, i)
+    shape, strides = _local(core, i.engine, i)
     pattern = np.array([i.pattern & 255, i.pattern >> 8], np.uint8)
     row = np.resize(pattern, i.row_bytes)
     rows = np.broadcast_to(row, (i.planes, i.rows, i.row_bytes))

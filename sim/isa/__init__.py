@@ -2,9 +2,9 @@
 
     bits 0..4 opcode, 5..7 flags, 8..27 two waits and two posts of 5 bits (31: none), 28..127 the body
 
-A core has four engines, LOAD, MAC, VEC and STORE, which run at the same time, each in order. Registers of an
-engine are written by its own instructions (`…Window`, `Operands`, …) in its own order, so they need no
-synchronisation. Addresses inside a core count bytes, of accumulators 32-bit words.
+A core has five engines, LOAD, FETCH, MAC, VEC and STORE, which run at the same time, each in its order.
+Registers of an engine are written by its own instructions (`Window`, `Operands`, …) in that order: they need
+no synchronisation. Addresses inside a core count bytes, of accumulators 32-bit words.
 
 Codes of less than 8 bits are packed as compiler.numerics.packing says; every pixel or row begins at a byte.
 Quantities that are widths (act_bits, …) are powers of two and stored as their logarithm.

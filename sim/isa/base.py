@@ -12,18 +12,23 @@ from sim.fields import Field, layout
 TOKEN_NONE = 31
 TOKEN_BITS = 5
 OPCODE_BITS = 5
-LOCAL_TOKENS = 16  # 0..15 belong to a core, 16..30 are shared by all
+ENGINE_BITS = 3
+LOCAL_TOKENS = 20  # 0..19 belong to a core, 20..30 are shared by all
 MAX_TOKENS = 255  # what a counter holds
 FLAGS_AT, TOKENS_AT, BODY_AT = 5, 8, 28
 
 
 class Engine(IntEnum):
-    """In the order in which they are served where they want one bank in one cycle."""
+    """In the order in which they are served where they want one bank in one cycle.
+
+    LOAD and FETCH are alike: what one waits for (weights from a slow memory) does not hold up the other.
+    """
 
     LOAD = 0
     MAC = 1
     VEC = 2
     STORE = 3
+    FETCH = 4
 
 
 class Memory(IntEnum):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sim.fields import bits
-from sim.isa.base import Engine, Instruction
+from sim.isa.base import ENGINE_BITS, Engine, Instruction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,4 +31,4 @@ class Sync(Instruction):
 
     opcode: ClassVar[int] = 2
     mnemonic: ClassVar[str] = "sync"
-    engine: Engine = bits(2)
+    engine: Engine = bits(ENGINE_BITS)

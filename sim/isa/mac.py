@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sim.fields import bits, flag
-from sim.isa.base import Engine, Instruction
+from sim.isa.base import ENGINE_BITS, Engine, Instruction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class Window(Instruction):
 
     opcode: ClassVar[int] = 9
     mnemonic: ClassVar[str] = "window"
-    engine: Engine = bits(2)
+    engine: Engine = bits(ENGINE_BITS)
     kernel_y: int = bits(8)
     kernel_x: int = bits(8)
     stride_y: int = bits(5)

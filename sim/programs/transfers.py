@@ -44,8 +44,8 @@ def inflate(w: Writer) -> None:
         half = (tile % 2) * w.weight_half
         w.add(
             Inflate(
-                dram=True, external=at, memory=Memory.WEIGHT, local=half, raw_bytes=COMPRESSED[number],
-                packed_bytes=packed.size,
+                dram=True, engine=Engine.FETCH, external=at, memory=Memory.WEIGHT, local=half,
+                raw_bytes=COMPRESSED[number], packed_bytes=packed.size,
             )
         )  # fmt: skip
         w.load(Memory.ACTIVATION, w.input_at, 256, 1, dram=False, at=64 * tile, pitch=0)
@@ -71,7 +71,8 @@ def dma(w: Writer) -> None:
         w.tile = tile
         element = w.pick(1, 2, 4)
         row, rows, planes = element * w.draw(1, 24), w.draw(1, 8), w.draw(1, 3)
-        for engine in (Engine.LOAD, Engine.STORE):
+        loader = Engine(w.pick(Engine.LOAD, Engine.FETCH))
+        for engine in (loader, Engine.STORE):
             transposed = bool(w.draw(0, 1))
             w.add(
                 Strides(engine=engine, row=row + w.draw(0, 40), plane=rows * (row + 40)),
@@ -83,11 +84,11 @@ def dma(w: Writer) -> None:
                     element_bytes=element,
                 ),
             )
-            if engine is Engine.LOAD:
+            if engine is loader:
                 w.add(
                     Load(
-                        dram=bool(w.draw(0, 1)), external=w.draw(0, 4096), memory=Memory.ACTIVATION,
-                        local=w.input_at, row_bytes=row, rows=rows, planes=planes,
+                        dram=bool(w.draw(0, 1)), engine=engine, external=w.draw(0, 4096),
+                        memory=Memory.ACTIVATION, local=w.input_at, row_bytes=row, rows=rows, planes=planes,
                     )
                 )  # fmt: skip
             else:

@@ -50,6 +50,7 @@ def vec(w: Writer) -> None:
         w.load(Memory.ACTIVATION, w.input_at, 2 * rows * stride, 1, dram=False, at=64 * tile, pitch=0)
         w.add(
             Fill(
+                engine=Engine.LOAD,
                 memory=Memory.ACTIVATION,
                 local=w.output_at,
                 row_bytes=rows * stride,

@@ -82,17 +82,29 @@ class Writer:
         pitch: int,
         inside: int | None = None,
     ) -> None:
-        """rows of `row` bytes, `pitch` apart outside and `inside` apart in the core, dense if None."""
+        """rows of `row` bytes, `pitch` apart outside and `inside` apart in the core, dense if None.
+
+        Activations come by LOAD, all else by FETCH."""
+        engine = Engine.LOAD if memory is Memory.ACTIVATION else Engine.FETCH
         self.add(
-            Strides(engine=Engine.LOAD, row=pitch, plane=0),
+            Strides(engine=engine, row=pitch, plane=0),
             LocalStrides(
-                engine=Engine.LOAD,
+                engine=engine,
                 row=row if inside is None else inside,
                 plane=0,
                 element=1,
                 element_bytes=1,
             ),
-            Load(dram=dram, external=at, memory=memory, local=local, row_bytes=row, rows=rows, planes=1),
+            Load(
+                dram=dram,
+                engine=engine,
+                external=at,
+                memory=memory,
+                local=local,
+                row_bytes=row,
+                rows=rows,
+                planes=1,
+            ),
         )
 
     def store(self, local: int, row: int, rows: int, *, at: int, pitch: int) -> None:

@@ -63,9 +63,9 @@ function automatic logic [63:0] banks_of(logic [127:0] i);
   a_bits = 1 << `INPUTS_A_BITS(in_register);
   channels = `OPERANDS_CHANNELS(operands);
   case (`OPCODE(i))
-    OP_LOAD: return dma_banks(local_strides[0], `LOAD_MEMORY(i), `LOAD_LOCAL(i), `LOAD_ROW_BYTES(i), `LOAD_ROWS(i),
+    OP_LOAD: return dma_banks(local_strides[stream_of(int'(`LOAD_ENGINE(i)))], `LOAD_MEMORY(i), `LOAD_LOCAL(i), `LOAD_ROW_BYTES(i), `LOAD_ROWS(i),
                               `LOAD_PLANES(i));
-    OP_FILL: return dma_banks(local_strides[0], `FILL_MEMORY(i), `FILL_LOCAL(i), `FILL_ROW_BYTES(i), `FILL_ROWS(i),
+    OP_FILL: return dma_banks(local_strides[stream_of(int'(`FILL_ENGINE(i)))], `FILL_MEMORY(i), `FILL_LOCAL(i), `FILL_ROW_BYTES(i), `FILL_ROWS(i),
                               `FILL_PLANES(i));
     OP_INFLATE: return local_banks(`INFLATE_MEMORY(i), `INFLATE_LOCAL(i), `INFLATE_RAW_BYTES(i));
     OP_STORE: return dma_banks(local_strides[1], ACTIVATION, `STORE_LOCAL(i), `STORE_ROW_BYTES(i), `STORE_ROWS(i),

@@ -1,49 +1,56 @@
-// LOAD and STORE, and the ports that they share.
+// LOAD, STORE and FETCH (streams 0, 1 and 2), and the ports that they share.
 //
 // Each engine sends one request for a burst in a cycle while it has fewer than `outstanding` on their way. A request is
-// ready `latency` cycles later; the port serves ready requests one by one, in turns where both engines have one, and is
+// ready `latency` cycles later; the port serves ready requests one by one, in turns where several engines have one, and is
 // busy for the burst's time, which is held in sixteenths of a cycle. Bytes move when a burst has passed.
 
 localparam int FIFO = 64;
 
 // Requests of each engine: when each is ready, and the part of the block that it carries.
-longint request_ready[2 * FIFO];
-int request_head[2], request_count[2];
-int request_plane[2], request_row[2], request_offset[2];  // next to ask for
-int moved_plane[2], moved_row[2], moved_offset[2];  // next to move
-logic all_asked[2], all_moved[2];
-int scattering[2];  // cycles that the core's side still needs for single elements
+longint request_ready[3 * FIFO];
+int request_head[3], request_count[3];
+int request_plane[3], request_row[3], request_offset[3];  // next to ask for
+int moved_plane[3], moved_row[3], moved_offset[3];  // next to move
+logic all_asked[3], all_moved[3];
+int scattering[3];  // cycles that the core's side still needs for single elements
 
 // Ports: 0 SRAM, 1 DRAM. client: the engine whose burst is on it, -1 for none; left: in sixteenths.
 int port_client[2], port_last[2], port_left[2];
 
+function automatic int stream_of(int engine);
+  return engine == STORE ? 1 : engine == FETCH ? 2 : 0;
+endfunction
+function automatic int engine_of_stream(int s);
+  return s == 0 ? LOAD : s == 1 ? STORE : FETCH;
+endfunction
+
 // Shape of the block of the instruction that an engine runs; compressed bytes are one row.
 function automatic logic inflates(int s);
-  return s == 0 && `OPCODE(running[LOAD]) == OP_INFLATE;
+  return s != 1 && `OPCODE(running[engine_of_stream(s)]) == OP_INFLATE;
 endfunction
 function automatic int block_port(int s);
-  if (inflates(s)) return int'(`INFLATE_DRAM(running[LOAD]));
-  return s ? int'(`STORE_DRAM(running[STORE])) : int'(`LOAD_DRAM(running[LOAD]));
+  if (inflates(s)) return int'(`INFLATE_DRAM(running[engine_of_stream(s)]));
+  return s == 1 ? int'(`STORE_DRAM(running[STORE])) : int'(`LOAD_DRAM(running[engine_of_stream(s)]));
 endfunction
 function automatic int block_row_bytes(int s);
-  if (inflates(s)) return int'(`INFLATE_PACKED_BYTES(running[LOAD]));
-  return s ? int'(`STORE_ROW_BYTES(running[STORE])) : int'(`LOAD_ROW_BYTES(running[LOAD]));
+  if (inflates(s)) return int'(`INFLATE_PACKED_BYTES(running[engine_of_stream(s)]));
+  return s == 1 ? int'(`STORE_ROW_BYTES(running[STORE])) : int'(`LOAD_ROW_BYTES(running[engine_of_stream(s)]));
 endfunction
 function automatic int block_rows(int s);
   if (inflates(s)) return 1;
-  return s ? int'(`STORE_ROWS(running[STORE])) : int'(`LOAD_ROWS(running[LOAD]));
+  return s == 1 ? int'(`STORE_ROWS(running[STORE])) : int'(`LOAD_ROWS(running[engine_of_stream(s)]));
 endfunction
 function automatic int block_planes(int s);
   if (inflates(s)) return 1;
-  return s ? int'(`STORE_PLANES(running[STORE])) : int'(`LOAD_PLANES(running[LOAD]));
+  return s == 1 ? int'(`STORE_PLANES(running[STORE])) : int'(`LOAD_PLANES(running[engine_of_stream(s)]));
 endfunction
 function automatic int latency(int s);
-  if (block_port(s) == 0) return s ? SRAM_WRITE_LATENCY : SRAM_READ_LATENCY;
-  return s ? DRAM_WRITE_LATENCY : DRAM_READ_LATENCY;
+  if (block_port(s) == 0) return s == 1 ? SRAM_WRITE_LATENCY : SRAM_READ_LATENCY;
+  return s == 1 ? DRAM_WRITE_LATENCY : DRAM_READ_LATENCY;
 endfunction
 function automatic int outstanding(int s);
-  if (block_port(s) == 0) return s ? SRAM_WRITE_OUTSTANDING : SRAM_READ_OUTSTANDING;
-  return s ? DRAM_WRITE_OUTSTANDING : DRAM_READ_OUTSTANDING;
+  if (block_port(s) == 0) return s == 1 ? SRAM_WRITE_OUTSTANDING : SRAM_READ_OUTSTANDING;
+  return s == 1 ? DRAM_WRITE_OUTSTANDING : DRAM_READ_OUTSTANDING;
 endfunction
 function automatic int burst_bytes(int port);
   return port == 0 ? SRAM_BURST : DRAM_BURST;
@@ -52,9 +59,7 @@ function automatic logic scattered(int s);
   return !inflates(s) && `LOCAL_STRIDES_ELEMENT(local_strides[s]) != (1 << `LOCAL_STRIDES_ELEMENT_BYTES(local_strides[s]));
 endfunction
 
-task automatic transfer_step(logic store, logic first, output logic ended);
-  int s;
-  s = int'(store);
+task automatic transfer_step(int s, logic first, output logic ended);
   ended = 0;
   if (first) begin
     request_head[s] = 0;
@@ -64,9 +69,9 @@ task automatic transfer_step(logic store, logic first, output logic ended);
     all_asked[s] = 0;
     all_moved[s] = 0;
     scattering[s] = 0;
-    if (s == 0) {arrived, inflated, block_at, block_left} = 0;
+    {arrived[s], inflated[s], block_at[s], block_left[s]} = 0;
   end
-  if (inflates(s)) inflate_step();
+  if (inflates(s)) inflate_step(s);
   if (!all_asked[s] && request_count[s] < outstanding(s)) begin
     request_ready[s*FIFO+(request_head[s]+request_count[s])%FIFO] = cycle + longint'(latency(s));
     request_count[s] += 1;
@@ -83,19 +88,19 @@ task automatic transfer_step(logic store, logic first, output logic ended);
   end
 endtask
 
-function automatic logic transfer_ended(logic store);
+function automatic logic transfer_ended(int s);
   int e;
-  e = store ? STORE : LOAD;
+  e = engine_of_stream(s);
   case (`OPCODE(running[e]))
-    OP_LOAD, OP_STORE: return issued[e] > ISSUE_CYCLES && all_moved[int'(store)] && scattering[int'(store)] == 0;
-    OP_INFLATE: return issued[e] > ISSUE_CYCLES && all_moved[0] && inflated == int'(`INFLATE_RAW_BYTES(running[LOAD]));
+    OP_LOAD, OP_STORE: return issued[e] > ISSUE_CYCLES && all_moved[s] && scattering[s] == 0;
+    OP_INFLATE: return issued[e] > ISSUE_CYCLES && all_moved[s] && inflated[s] == int'(`INFLATE_RAW_BYTES(running[engine_of_stream(s)]));
     default: return 0;
   endcase
 endfunction
 
 function automatic logic can_be_served(int s, int port);
   int e;
-  e = s ? STORE : LOAD;
+  e = engine_of_stream(s);
   if (!busy[e] || issued[e] <= ISSUE_CYCLES) return 0;
   case (`OPCODE(running[e]))
     OP_LOAD, OP_STORE, OP_INFLATE:
@@ -113,11 +118,9 @@ task automatic ports_step();
   int passed;
   for (int p = 0; p < 2; p++) begin
     if (port_client[p] < 0) begin
-      int other;
-      other = 1 - port_last[p];
-      if (can_be_served(other, p)) port_client[p] = other;
-      else if (can_be_served(port_last[p], p)) port_client[p] = port_last[p];
-      else port_left[p] = 0;  // an idle port saves no time up
+      for (int turn = 1; turn <= 3; turn++)
+        if (port_client[p] < 0 && can_be_served((port_last[p] + turn) % 3, p)) port_client[p] = (port_last[p] + turn) % 3;
+      if (port_client[p] < 0) port_left[p] = 0;  // an idle port saves no time up
       if (port_client[p] >= 0) begin
         port_last[p] = port_client[p];
         port_left[p] += burst_sixteenths(p);
@@ -129,7 +132,7 @@ task automatic ports_step();
       // A decoder takes what has passed of a burst; whoever only copies sees whole bursts.
       if (inflates(port_client[p])) begin
         passed = burst_bytes(p) - port_left[p] * burst_bytes(p) / burst_sixteenths(p);
-        arrived = moved_offset[0] + least(bytes_to_move(0, p), passed);
+        arrived[port_client[p]] = moved_offset[port_client[p]] + least(bytes_to_move(port_client[p], p), passed);
       end
       if (port_left[p] <= 0) begin
         move_burst(port_client[p], p);
@@ -137,7 +140,7 @@ task automatic ports_step();
       end
     end
   end
-  for (int s = 0; s < 2; s++) if (scattering[s] > 0) scattering[s] -= 1;
+  for (int s = 0; s < 3; s++) if (scattering[s] > 0) scattering[s] -= 1;
 endtask
 
 function automatic int bytes_to_move(int s, int port);
@@ -167,9 +170,9 @@ task automatic move_burst(int s, int port);
       if (port == 0) sram[external_at] = act_mem[local_at];
       else dram[external_at] = act_mem[local_at];
     end else begin
-      local_at += int'(`LOAD_LOCAL(running[LOAD]));
-      external_at += `LOAD_EXTERNAL(running[LOAD]);
-      write_local(`LOAD_MEMORY(running[LOAD]), local_at, port == 0 ? sram[external_at] : dram[external_at]);
+      local_at += int'(`LOAD_LOCAL(running[engine_of_stream(s)]));
+      external_at += `LOAD_EXTERNAL(running[engine_of_stream(s)]);
+      write_local(`LOAD_MEMORY(running[engine_of_stream(s)]), local_at, port == 0 ? sram[external_at] : dram[external_at]);
     end
   end
   moved_offset[s] += burst_bytes(port);
@@ -194,88 +197,88 @@ task automatic write_local(int memory, int at, logic [7:0] value);
 endtask
 
 // INFLATE: up to INFLATE_BYTES numbers in a cycle, as far as the bytes that they need have arrived.
-int arrived, inflated;  // compressed bytes, bytes written
-int block_at, block_left, block_shift;  // first byte behind the block's header, bytes that it still holds, k
-int unary_at, rest_at;  // bits, counted from block_at
+int arrived[3], inflated[3];  // compressed bytes, bytes written
+int block_at[3], block_left[3], block_shift[3];  // first byte behind the block's header, bytes that it still holds, k
+int unary_at[3], rest_at[3];  // bits, counted from block_at
 
-function automatic logic [7:0] packed_byte(int at);
+function automatic logic [7:0] packed_byte(int s, int at);
   int external_at;
-  external_at = `INFLATE_EXTERNAL(running[LOAD]) + at;
-  return `INFLATE_DRAM(running[LOAD]) ? dram[external_at] : sram[external_at];
+  external_at = `INFLATE_EXTERNAL(running[engine_of_stream(s)]) + at;
+  return `INFLATE_DRAM(running[engine_of_stream(s)]) ? dram[external_at] : sram[external_at];
 endfunction
-function automatic int packed_bit(int at);
-  return int'(packed_byte(block_at + at / 8)) >> (at % 8) & 1;
+function automatic int packed_bit(int s, int at);
+  return int'(packed_byte(s, block_at[s] + at / 8)) >> (at % 8) & 1;
 endfunction
 
 // What the next number takes of the unary part, or of a stored block.
-function automatic int number_bits();
+function automatic int number_bits(int s);
   int ones;
-  if (block_shift == INFLATE_STORED) return 8;
+  if (block_shift[s] == INFLATE_STORED) return 8;
   ones = 0;
-  while (packed_bit(unary_at + ones) == 1 && ones < 256) ones += 1;
+  while (packed_bit(s, unary_at[s] + ones) == 1 && ones < 256) ones += 1;
   return ones + 1;
 endfunction
 
-task automatic inflate_step();
+task automatic inflate_step(int s);
   int folded;
   logic [7:0] value;
   for (int n = 0; n < INFLATE_BYTES; n++) begin
-    if (block_left == 0 && inflated < int'(`INFLATE_RAW_BYTES(running[LOAD])) && arrived > block_end()) begin
-      block_at = block_end() + 1;
-      block_shift = int'(packed_byte(block_at - 1));
-      block_left = least(INFLATE_BLOCK, int'(`INFLATE_RAW_BYTES(running[LOAD])) - inflated);
-      rest_at = 0;
-      unary_at = block_shift == INFLATE_STORED ? 0 : 8 * ceil_div(block_left * block_shift, 8);
+    if (block_left[s] == 0 && inflated[s] < int'(`INFLATE_RAW_BYTES(running[engine_of_stream(s)])) && arrived[s] > block_end(s)) begin
+      block_at[s] = block_end(s) + 1;
+      block_shift[s] = int'(packed_byte(s, block_at[s] - 1));
+      block_left[s] = least(INFLATE_BLOCK, int'(`INFLATE_RAW_BYTES(running[engine_of_stream(s)])) - inflated[s]);
+      rest_at[s] = 0;
+      unary_at[s] = block_shift[s] == INFLATE_STORED ? 0 : 8 * ceil_div(block_left[s] * block_shift[s], 8);
     end
-    // The low bits lie before the unary numbers: they have arrived when those have.
-    if (block_left > 0 && arrived >= block_at + ceil_div(unary_at + number_bits(), 8)) begin
-      if (block_shift == INFLATE_STORED) value = packed_byte(block_at + unary_at / 8);
+    // The low bits lie before the unary numbers: they have arrived[s] when those have.
+    if (block_left[s] > 0 && arrived[s] >= block_at[s] + ceil_div(unary_at[s] + number_bits(s), 8)) begin
+      if (block_shift[s] == INFLATE_STORED) value = packed_byte(s, block_at[s] + unary_at[s] / 8);
       else begin
-        folded = (number_bits() - 1) << block_shift;
-        for (int b = 0; b < block_shift; b++) folded |= packed_bit(rest_at + b) << b;
-        rest_at += block_shift;
+        folded = (number_bits(s) - 1) << block_shift[s];
+        for (int b = 0; b < block_shift[s]; b++) folded |= packed_bit(s, rest_at[s] + b) << b;
+        rest_at[s] += block_shift[s];
         value = 8'(folded & 1 ? ~(folded >> 1) : folded >> 1);
       end
-      unary_at += number_bits();
-      write_local(`INFLATE_MEMORY(running[LOAD]), `INFLATE_LOCAL(running[LOAD]) + inflated, value);
-      inflated += 1;
-      block_left -= 1;
+      unary_at[s] += number_bits(s);
+      write_local(`INFLATE_MEMORY(running[engine_of_stream(s)]), `INFLATE_LOCAL(running[engine_of_stream(s)]) + inflated[s], value);
+      inflated[s] += 1;
+      block_left[s] -= 1;
     end
   end
 endtask
 
 // Where the block that has just ended stops, and the next one begins.
-function automatic int block_end();
-  return inflated == 0 ? 0 : block_at + ceil_div(unary_at, 8);
+function automatic int block_end(int s);
+  return inflated[s] == 0 ? 0 : block_at[s] + ceil_div(unary_at[s], 8);
 endfunction
 
 // FILL: a piece of a row in each cycle.
-int fill_plane, fill_row, fill_offset;
+int fill_plane[3], fill_row[3], fill_offset[3];
 
-task automatic fill_step(logic first, output logic ended);
+task automatic fill_step(int s, logic first, output logic ended);
   logic [127:0] i, r;
   int element, count, offset;
-  i = running[LOAD];
-  r = local_strides[0];
+  i = running[engine_of_stream(s)];
+  r = local_strides[s];
   element = 1 << `LOCAL_STRIDES_ELEMENT_BYTES(r);
-  count = scattered(0) ? SCATTER_ELEMENTS * element : FILL_BYTES;
-  if (first) {fill_plane, fill_row, fill_offset} = 0;
+  count = scattered(s) ? SCATTER_ELEMENTS * element : FILL_BYTES;
+  if (first) {fill_plane[s], fill_row[s], fill_offset[s]} = 0;
   for (int b = 0; b < count; b++) begin
-    offset = fill_offset + b;
+    offset = fill_offset[s] + b;
     if (offset < `FILL_ROW_BYTES(i))
-      write_local(`FILL_MEMORY(i), `FILL_LOCAL(i) + fill_plane * `LOCAL_STRIDES_PLANE(r) + fill_row * `LOCAL_STRIDES_ROW(r) +
+      write_local(`FILL_MEMORY(i), `FILL_LOCAL(i) + fill_plane[s] * `LOCAL_STRIDES_PLANE(r) + fill_row[s] * `LOCAL_STRIDES_ROW(r) +
                   (offset / element) * `LOCAL_STRIDES_ELEMENT(r) + offset % element,
                   offset % 2 ? 8'(`FILL_PATTERN(i) >> 8) : 8'(`FILL_PATTERN(i)));
   end
-  fill_offset += count;
+  fill_offset[s] += count;
   ended = 0;
-  if (fill_offset >= `FILL_ROW_BYTES(i)) begin
-    fill_offset = 0;
-    fill_row += 1;
-    if (fill_row == `FILL_ROWS(i)) begin
-      fill_row = 0;
-      fill_plane += 1;
-      ended = fill_plane == `FILL_PLANES(i);
+  if (fill_offset[s] >= `FILL_ROW_BYTES(i)) begin
+    fill_offset[s] = 0;
+    fill_row[s] += 1;
+    if (fill_row[s] == `FILL_ROWS(i)) begin
+      fill_row[s] = 0;
+      fill_plane[s] += 1;
+      ended = fill_plane[s] == `FILL_PLANES(i);
     end
   end
 endtask

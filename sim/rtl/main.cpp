@@ -64,7 +64,7 @@ bool run(const std::string &folder) {
   write_file(folder + "/accumulator.out", root->npu__DOT__acc_mem, ACCUMULATOR_WORDS);
   std::ofstream out(folder + "/counters.txt");
   out << root->npu__DOT__cycle;
-  for (int e = 0; e < 4; ++e) out << ' ' << root->npu__DOT__busy_cycles[e];
+  for (int e = 0; e < 5; ++e) out << ' ' << root->npu__DOT__busy_cycles[e];
   out << '\n';
   return top->done && !top->failed;
 }

@@ -1,4 +1,4 @@
-// One core of the NPU with its external memories: dispatcher, queues, semaphores, banks, and four engines.
+// One core of the NPU with its external memories: dispatcher, queues, semaphores, banks, and five engines.
 //
 // A description that is exact in cycles and in contents, parameterised by npu_parameters.svh, which sim/rtl_model.py
 // writes from the same configuration that the simulator reads; fields of instructions come from there too.
@@ -12,7 +12,7 @@ module npu (
     output logic done,
     output logic failed
 );
-  localparam int LOAD = 0, MAC = 1, VEC = 2, STORE = 3;
+  localparam int LOAD = 0, MAC = 1, VEC = 2, STORE = 3, FETCH = 4, ENGINES = 5;
   localparam int ACTIVATION = 0, WEIGHT = 1, PARAMETER = 2, TABLE = 3;
   localparam int NONE = 31;
 
@@ -28,23 +28,23 @@ module npu (
 
   // Counters.
   longint cycle  /* verilator public_flat_rw */;
-  longint busy_cycles[4]  /* verilator public_flat_rw */;
+  longint busy_cycles[ENGINES]  /* verilator public_flat_rw */;
 
   // Dispatcher, queues, semaphores, banks.
   int next_instruction;
-  logic [127:0] queue[4 * QUEUE_DEPTH];
-  int queue_head[4], queue_count[4];
+  logic [127:0] queue[ENGINES * QUEUE_DEPTH];
+  int queue_head[ENGINES], queue_count[ENGINES];
   int token_count[32];
   logic [63:0] busy_banks;
 
   // Engines: what runs, how far it is.
-  logic busy[4], one_cycle[4];
-  logic [127:0] running[4];
-  logic [63:0] running_banks[4];
-  int issued[4];  // cycles of the current instruction so far
+  logic busy[ENGINES], one_cycle[ENGINES];
+  logic [127:0] running[ENGINES];
+  logic [63:0] running_banks[ENGINES];
+  int issued[ENGINES];  // cycles of the current instruction so far
 
   // Registers.
-  logic [127:0] strides[2], local_strides[2];  // LOAD, STORE
+  logic [127:0] strides[3], local_strides[3];  // by stream, see dma.svh
   logic [127:0] window[2];  // MAC, VEC
   logic [127:0] operands, out_register, in_register, factors;
 
@@ -54,7 +54,7 @@ module npu (
     cycle = 0;
     next_instruction = 0;
     busy_banks = 0;
-    for (int e = 0; e < 4; e++) begin
+    for (int e = 0; e < ENGINES; e++) begin
       queue_head[e] = 0;
       queue_count[e] = 0;
       busy[e] = 0;
@@ -64,7 +64,7 @@ module npu (
     for (int t = 0; t < 32; t++) token_count[t] = 0;
     for (int p = 0; p < 2; p++) begin
       port_client[p] = -1;
-      port_last[p] = 1;
+      port_last[p] = 2;
       port_left[p] = 0;
     end
   end
@@ -75,8 +75,7 @@ module npu (
 
   function automatic int engine_of(logic [127:0] i);
     case (`OPCODE(i))
-      OP_SYNC, OP_STRIDES, OP_LOCAL_STRIDES, OP_WINDOW: return int'(`SYNC_ENGINE(i));
-      OP_LOAD, OP_FILL, OP_INFLATE: return LOAD;
+      OP_SYNC, OP_STRIDES, OP_LOCAL_STRIDES, OP_WINDOW, OP_LOAD, OP_FILL, OP_INFLATE: return int'(`SYNC_ENGINE(i));
       OP_STORE: return STORE;
       OP_OPERANDS, OP_GEMM, OP_DEPTHWISE: return MAC;
       default: return VEC;
@@ -98,8 +97,8 @@ module npu (
 
   task automatic write_register(logic [127:0] i);
     case (`OPCODE(i))
-      OP_STRIDES: strides[`SYNC_ENGINE(i) == STORE] = i;
-      OP_LOCAL_STRIDES: local_strides[`SYNC_ENGINE(i) == STORE] = i;
+      OP_STRIDES: strides[stream_of(int'(`SYNC_ENGINE(i)))] = i;
+      OP_LOCAL_STRIDES: local_strides[stream_of(int'(`SYNC_ENGINE(i)))] = i;
       OP_WINDOW: window[`SYNC_ENGINE(i) == VEC] = i;
       OP_OPERANDS: operands = i;
       OP_OUTPUT: out_register = i;
@@ -111,7 +110,7 @@ module npu (
 
   // Lower engines first; a bank that one of them has just taken is busy for the others.
   task automatic start_engines();
-    for (int e = 0; e < 4; e++) begin
+    for (int e = 0; e < ENGINES; e++) begin
       logic [127:0] i;
       logic [63:0] needed;
       one_cycle[e] = 0;
@@ -138,7 +137,7 @@ module npu (
   endtask
 
   function automatic logic all_idle();
-    for (int e = 0; e < 4; e++) if (busy[e] || one_cycle[e] || queue_count[e] > 0) return 0;
+    for (int e = 0; e < ENGINES; e++) if (busy[e] || one_cycle[e] || queue_count[e] > 0) return 0;
     return 1;
   endfunction
 
@@ -166,8 +165,8 @@ module npu (
     ended = 0;
     if (issued[e] >= ISSUE_CYCLES)
       case (`OPCODE(running[e]))
-        OP_LOAD, OP_STORE, OP_INFLATE: transfer_step(e == STORE, issued[e] == ISSUE_CYCLES, ended);
-        OP_FILL: fill_step(issued[e] == ISSUE_CYCLES, ended);
+        OP_LOAD, OP_STORE, OP_INFLATE: transfer_step(stream_of(e), issued[e] == ISSUE_CYCLES, ended);
+        OP_FILL: fill_step(stream_of(e), issued[e] == ISSUE_CYCLES, ended);
         OP_GEMM, OP_DEPTHWISE: mac_step(issued[e] == ISSUE_CYCLES, ended);
         OP_REQUANTIZE, OP_ELEMENTWISE, OP_POOL, OP_LOOKUP, OP_SOFTMAX: vec_step(issued[e] == ISSUE_CYCLES, ended);
         default: failed = 1;
@@ -183,17 +182,17 @@ module npu (
 
   always @(posedge clk)
     if (!done && !failed) begin
-      logic ended[4];
+      logic ended[ENGINES];
       start_engines();
       dispatch();
       if (!done) begin
-        for (int e = 0; e < 4; e++) begin
+        for (int e = 0; e < ENGINES; e++) begin
           ended[e] = 0;
           if (busy[e]) work(e, ended[e]);
         end
         ports_step();
-        for (int e = 0; e < 4; e++) begin
-          if (busy[e] && (e == LOAD || e == STORE)) ended[e] |= transfer_ended(e == STORE);
+        for (int e = 0; e < ENGINES; e++) begin
+          if (busy[e] && (e == LOAD || e == STORE || e == FETCH)) ended[e] |= transfer_ended(stream_of(e));
           if (one_cycle[e] || ended[e]) post(running[e]);
           if (ended[e]) begin
             busy[e] = 0;
