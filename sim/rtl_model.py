@@ -76,6 +76,12 @@ def parameters(config: NpuConfig) -> dict[str, int]:
         "EXTERNAL_BYTES": EXTERNAL_BYTES,
         "PROGRAM_LENGTH": PROGRAM_LENGTH,
     }
+    return {**found, **_memory_parameters(config)}
+
+
+def _memory_parameters(config: NpuConfig) -> dict[str, int]:
+    """Of ports and banks."""
+    found: dict[str, int] = {}
     for name, port in (("SRAM", config.sram), ("DRAM", config.dram)):
         found |= {
             f"{name}_BURST": port.burst_bytes,
