@@ -136,8 +136,8 @@ def _refused(stored: Block, loaded: Block) -> bool:
         waits=(0,),
     )
     load = Load(
-        engine=Engine.FETCH, external=loaded.base, memory=Memory.ACTIVATION, local=1024, row_bytes=loaded.size,
-        rows=loaded.rows, planes=loaded.planes,
+        engine=Engine.FETCH, external=loaded.base, memory=Memory.ACTIVATION, local=1024,
+        row_bytes=loaded.size, rows=loaded.rows, planes=loaded.planes,
     )  # fmt: skip
     body = [*stored.registers(Engine.LOAD), fill, *stored.registers(Engine.STORE), store]
     try:
