@@ -77,13 +77,13 @@ def _lane_choices(g: Geometry, machine: CpuMachine) -> tuple[int, ...]:
 def default_config(g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
     """The micro-tile of least estimated cycles, and shares that suit the caches and a few cores."""
     _, tile = min(_tiles(g, machine), key=lambda costed: costed[0])
-    return _with_shares(tile, g, machine)
+    return with_shares(tile, g, machine)
 
 
 def candidates(g: Geometry, machine: CpuMachine) -> Iterator[ConvolutionConfig]:
     """Micro-tiles by rising estimate, each with both loop orders and a few unroll factors."""
     for _, tile in sorted(_tiles(g, machine), key=lambda costed: costed[0])[:24]:
-        base = _with_shares(tile, g, machine)
+        base = with_shares(tile, g, machine)
         for unroll, inner in product((1, 2, 4), (False, True)):
             if not base.overlaps:
                 yield replace(base, unroll=unroll, panels_inner=inner)
@@ -92,7 +92,7 @@ def candidates(g: Geometry, machine: CpuMachine) -> Iterator[ConvolutionConfig]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tile:
+class Tile:
     lanes: int
     vectors: int
     rows: int
@@ -100,9 +100,9 @@ class _Tile:
     overlaps: bool = False
 
 
-def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, _Tile]]:
+def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, Tile]]:
     """Micro-tiles whose accumulators fit the registers, with their estimated cycles for the layer."""
-    found: list[tuple[float, _Tile]] = []
+    found: list[tuple[float, Tile]] = []
     rows = [r for r in (1, 2, 3, 4, 7) if g.height % r == 0]
     widest = min(g.width, machine.vector_registers)
     for lanes, vectors, height, width in product(
@@ -114,7 +114,7 @@ def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, _Tile]]:
             continue
         crowded = height * width > _cached_pixels(g, machine)
         if not crowded and _fits_registers(height * width, vectors, g, machine):
-            tile = _Tile(lanes, vectors, height, width)
+            tile = Tile(lanes, vectors, height, width)
             found.append((_cycles(tile, g, machine), tile))
             if _overlap_pays(g, machine) and 10 <= height * width * vectors <= 15:
                 tile = replace(tile, overlaps=True)
@@ -153,7 +153,7 @@ def _fits_registers(pixels: int, vectors: int, g: Geometry, machine: CpuMachine)
     return pixels * vectors + vectors + activations + unpacking <= machine.vector_registers
 
 
-def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
+def _cycles(tile: Tile, g: Geometry, machine: CpuMachine) -> float:
     """Estimated cycles of the layer: every micro-tile takes per step the longer of its dot products and
     its loads (two small ones per cycle, one vector), at least the latency of an accumulator's chain; loads
     that hide behind dot products still cost a little. About five cycles per vector go to requantizing."""
@@ -198,7 +198,7 @@ _SHARE_MACS = 400_000
 _MOST_SHARES = 16
 
 
-def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
+def with_shares(tile: Tile, g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
     """Cuts the larger of weights and activations, so that each share streams the smaller one whole."""
     panels = g.form.groups * -(-g.group_outputs // (tile.lanes * tile.vectors))
     weight_bytes = g.form.out_channels * g.segments * g.steps * g.dot.products * g.form.weight.bits // 8

@@ -28,7 +28,7 @@ def copy_rows(
 
 class _RowCopy:
     def __init__(self, plan: ConvolutionLayout, operands: dict[str, Buffer]) -> None:
-        self.g, self.form, self.row_pitch = plan.geometry, plan.form, plan.scratch_row
+        self.g, self.form, self.row_pitch = plan.geometry, plan.geometry.form, plan.scratch_row
         self.source, self.target = operands["input"], operands["scratch"]
         self.zero = operands["parameters"][int(Parameter.PADDING)]
         self.dtype = self.g.dot.activation

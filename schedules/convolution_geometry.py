@@ -141,8 +141,11 @@ def geometry(form: Convolution, machine: CpuMachine) -> Geometry:
         raise ValueError(f"a convolution writes i8, i16 or i32, not {form.output.value}")
     if form.weight.bits > 8:
         raise ValueError(f"a convolution takes weights of at most 8 bits, not {form.weight.value}")
-    dot = dot_shape(form, machine)
-    stored = storage_dtype(form.input, machine)
+    return walk(form, dot_shape(form, machine), storage_dtype(form.input, machine))
+
+
+def walk(form: Convolution, dot: DotShape, stored: str) -> Geometry:
+    """How the operands of a form are walked by a dot product, activations lying in memory as `stored`."""
     padded = _is_padded(form)
     copies = padded or dot.activation != stored
     flat = _is_pointwise(form)

@@ -82,7 +82,7 @@ class ConvolutionLayout:
     @property
     def scratch_row(self) -> int:
         """Elements of one input row in scratch."""
-        return self.geometry.columns_read(self.config.share_columns) * self.form.in_channels
+        return self.geometry.columns_read(self.config.share_columns) * self.geometry.form.in_channels
 
     def operand_type(self, name: str) -> tuple[int, str]:
         """Elements and dtype of an operand, readable slack included."""

@@ -24,7 +24,9 @@ _PACK_UNSIGNED = {
 }
 
 
-class _X86Instructions(PlainInstructions):
+class X86Instructions(PlainInstructions):
+    """Rescaling and narrowing; products as on any machine."""
+
     narrows = MappingProxyType({8: 4, 16: 1})
 
     def narrow(
@@ -72,7 +74,7 @@ def _low_halves(wide: Expr, half: Expr) -> Expr:
     return tirx.shift_right(tirx.shift_left(wide, half), half)
 
 
-class ByteDot(_X86Instructions):
+class ByteDot(X86Instructions):
     """VPDPBUSD: four products of unsigned activations and signed weights per lane."""
 
     products = 4
@@ -86,7 +88,7 @@ class ByteDot(_X86Instructions):
         return tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, accumulator, activations, weights)
 
 
-class WordDot(_X86Instructions):
+class WordDot(X86Instructions):
     """Two products of int16 activations and weights per lane: VPDPWSSD, or VPMADDWD and an add.
 
     VPMADDUBSW, twice as fast, saturates its sums of two products and is not exact.

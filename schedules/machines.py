@@ -19,9 +19,12 @@ _ICELAKE = (
     *("gfni", "vaes", "vpclmulqdq"),
 )
 
+# Moves of bit fields that AMD's CPUs alone have; what else their models imply, others have as well.
+_WITHOUT_SSE4A = ("-sse4a",)
+
 AVX512_VNNI = CpuMachine(
     name="avx512vnni",
-    target=(("kind", "llvm"), ("mcpu", "znver4")),
+    target=(("kind", "llvm"), ("mcpu", "znver4"), ("mattr", _WITHOUT_SSE4A)),
     dot=DotProduct.VNNI,
     vector_bits=512,
     vector_registers=32,
@@ -69,7 +72,7 @@ AVX_VNNI = CpuMachine(
 )
 AVX2_ZEN3 = CpuMachine(
     name="avx2_zen3",
-    target=(("kind", "llvm"), ("mcpu", "znver3")),
+    target=(("kind", "llvm"), ("mcpu", "znver3"), ("mattr", _WITHOUT_SSE4A)),
     dot=DotProduct.PMADDWD,
     vector_bits=256,
     vector_registers=16,
