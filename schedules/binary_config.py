@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from itertools import product
 
 from compiler.lowering.machine import CpuMachine
-from compiler.numerics.element import ElementType
 from schedules.binary_cost import cycles, fits_registers
-from schedules.convolution_config import ConvolutionConfig, Tile, with_shares
+from schedules.convolution_config import ConvolutionConfig, Tile, fills_bytes, with_shares
 from schedules.convolution_geometry import Geometry
 
 
@@ -30,7 +29,7 @@ def check_binary_config(config: ConvolutionConfig, g: Geometry, machine: CpuMach
         raise ValueError(f"{c.lanes} lanes: {machine.name} has vectors of {machine.lanes}")
     if min(c.vectors, c.columns, c.unroll, c.rows, c.share_rows, c.share_columns, c.share_panels) < 1:
         raise ValueError(f"every tile needs at least one element: {c}")
-    if g.form.output is ElementType.B1 and c.vectors * c.lanes % 8:
+    if not fills_bytes(c.lanes, c.vectors, g):
         raise ValueError(f"{c.vectors} vectors of {c.lanes} channels do not fill bytes of a b1 result")
     if g.height % c.rows or c.share_rows % c.rows:
         raise ValueError(f"tiles of {c.rows} rows do not divide {g.height} rows and shares of {c.share_rows}")
@@ -47,13 +46,10 @@ def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, Tile]]:
     """Micro-tiles that fit the registers, with their estimated cycles for the layer."""
     found: list[tuple[float, Tile]] = []
     lanes = machine.lanes
-    most = -(-g.group_outputs // lanes)
+    most = max(-(-g.group_outputs // lanes), 2 * (not fills_bytes(lanes, 1, g)))
     rows = [r for r in (1, 2, 3, 4, 7) if g.height % r == 0]
     for vectors, height, width in product(range(1, 9), rows, range(1, min(g.width, 16) + 1)):
-        if g.form.output is ElementType.B1 and vectors * lanes % 8:
-            continue
-        smallest = vectors == 1 or (vectors == 2 and lanes == 4)
-        if (vectors > most and not smallest) or height * width > 16:
+        if vectors > most or height * width > 16 or not fills_bytes(lanes, vectors, g):
             continue
         if fits_registers(height * width, vectors, machine):
             tile = Tile(lanes, vectors, height, width)

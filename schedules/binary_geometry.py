@@ -1,8 +1,7 @@
 """A convolution of bipolar codes as an implicit product of rows of bits, walked in 32-bit words.
 
-Codes are stored as bits, +1 as 1 and -1 as 0, eight channels to a byte, the first in the lowest bit. A pixel
-takes a whole number of bytes: bits behind its last channel are 0, in activations and in weights, so that they
-never differ. The sum of products over n channels is n - 2 * (bits that differ).
+Bits that stand for no channel are 0 in activations (see `schedules.bits`) and in weights, so that they never
+differ. The sum of products over n channels is n - 2 * (bits that differ).
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from dataclasses import replace
 from compiler.loops.form import Convolution
 from compiler.lowering.machine import DotProduct
 from compiler.numerics.element import ElementType
-from schedules.convolution_geometry import DotShape, Geometry, walk
+from schedules.bits import packed_bytes
+from schedules.convolution_geometry import DotShape, Geometry, check_output, walk
 
 # Bytes of a word: what one lane takes of the reduction at a time.
 WORD = 4
@@ -21,11 +21,6 @@ WORD = 4
 def is_binary(form: Convolution) -> bool:
     """Whether both operands are bipolar."""
     return form.input is form.weight is ElementType.B1
-
-
-def packed_bytes(channels: int) -> int:
-    """Bytes of one pixel."""
-    return -(-channels // 8)
 
 
 def byte_form(form: Convolution) -> Convolution:
@@ -40,8 +35,7 @@ def binary_geometry(form: Convolution) -> Geometry:
         raise ValueError(f"b1 codes meet b1 weights, not {form.input.value} and {form.weight.value}")
     if form.groups != 1:
         raise ValueError("a convolution of b1 codes has one group of channels")
-    if form.input_pitch is not None or (form.output is ElementType.B1 and form.output_pitch is not None):
+    if form.input_pitch is not None:
         raise ValueError("b1 codes are no slice of a wider tensor")
-    if form.output not in (ElementType.B1, ElementType.I8, ElementType.I16, ElementType.I32):
-        raise ValueError(f"a convolution writes b1, i8, i16 or i32, not {form.output.value}")
+    check_output(form)
     return walk(byte_form(form), DotShape(DotProduct.NONE, WORD, "uint8"), "uint8")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from compiler.lowering.kernel import structural_digest
-from compiler.numerics.element import Array, ElementType
-from schedules.binary_geometry import WORD, binary_geometry, packed_bytes
+from compiler.numerics.element import Array
+from schedules.binary_geometry import WORD, binary_geometry
 from schedules.binary_packing import border_count, border_offsets, pack_biases, pack_weight_bits
 from schedules.convolution_geometry import Geometry
 from schedules.convolution_layout import ConvolutionLayout
@@ -59,9 +59,6 @@ class BinaryLayout(ConvolutionLayout):
                 return border_count(form) * self.bias_width, "int32"
             case "borders":
                 return form.out_height + form.out_width, "int32"
-            case "output" if form.output is ElementType.B1:
-                pixels = form.batch * form.out_height * form.out_width
-                return pixels * packed_bytes(form.out_channels), "uint8"
             case _:
                 return super().operand_type(name)
 

@@ -17,20 +17,10 @@ import numpy as np
 
 from compiler.loops.form import Convolution
 from compiler.numerics.element import Array, ElementType
-from schedules.binary_geometry import WORD, packed_bytes
+from schedules.binary_geometry import WORD
+from schedules.bits import pack_bits
 from schedules.convolution_geometry import Geometry
 from schedules.convolution_packing import panel_vectors
-
-
-def pack_bits(codes: Array) -> Array:
-    """Bipolar codes [..., channels] -> uint8 [..., bytes]."""
-    return np.packbits(codes > 0, axis=-1, bitorder="little")
-
-
-def unpack_bits(packed: Array, channels: int) -> Array:
-    """The inverse of `pack_bits`: int8 codes."""
-    bits = np.unpackbits(packed, axis=-1, count=channels, bitorder="little")
-    return (bits.astype(np.int8) * 2 - 1).astype(np.int8)
 
 
 def pack_weight_bits(weight: Array, g: Geometry, lanes: int, vectors: int) -> Array:
@@ -100,14 +90,8 @@ def _thresholds(bias: Array, parameters: Array) -> Array:
 
 
 def pack_biases(constants: Mapping[str, Array], form: Convolution, width: int) -> Array:
-    """Flat int32 [pairs of borders, width]: lanes behind the last channel never give the bit 1."""
+    """Flat int32 [pairs of borders, width]."""
     known = biases(constants, form)
-    fill = -1 if form.output is ElementType.B1 else 0
-    table = np.full((len(known), width), fill, np.int32)
+    table = np.zeros((len(known), width), np.int32)
     table[:, : form.out_channels] = known
     return table.reshape(-1)
-
-
-def output_bytes(form: Convolution) -> int:
-    """Bytes of one pixel of a b1 result."""
-    return packed_bytes(form.out_channels)

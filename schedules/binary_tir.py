@@ -7,12 +7,11 @@ from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
 
-from compiler.numerics.element import ElementType
-from schedules.binary_geometry import WORD, packed_bytes
+from schedules.binary_geometry import WORD
 from schedules.binary_instructions import bit_counter
 from schedules.binary_layout import BinaryLayout
 from schedules.convolution_instructions import arithmetic
-from schedules.convolution_tile import MicroTile, run_all
+from schedules.convolution_tile import MicroTile
 from schedules.convolution_tir import Share, declared
 from schedules.intrinsics import Buffer, Expr, broadcast, constant, load, reinterpret, store, tir, tirx
 
@@ -45,10 +44,6 @@ class BinaryTile(MicroTile):
     def __init__(self, share: BinaryShare, y: Expr, x: Expr, columns: int, panel: Expr, ragged: bool) -> None:
         super().__init__(share, y, x, columns, panel, ragged)
         self.layout, self.counter = share.binary, bit_counter(share.binary.machine)
-        self.to_bits = self.g.form.output is ElementType.B1
-        # Results of b1 are taken eight lanes at a time.
-        width = self.vectors * self.lanes
-        self.pixel_lanes = -(-width // 8) * 8 if self.to_bits else width
 
     def emit(self) -> None:
         self._allocate()
@@ -57,30 +52,17 @@ class BinaryTile(MicroTile):
         self._accumulate()
         for i, (p, v) in enumerate(self._places()):
             total = self.counter.total(self._counts(i), self.lanes)
-            if not self.to_bits:
+            if not self.gives_bits:
                 biases = self.share.operands["biases"]
                 bias = load(biases, self._bias(p) + v * self.lanes, "int32", self.lanes)
                 total = bias - (total + total)
             self._set(p, v, total)
-        if self.to_bits:
-            self._store_bits()
-        elif self.g.form.requantizes:
-            self._move_left()
-            run_all(self.finish())
-        else:
-            for p, v in self._places():
-                self._store(p, v, 1, self._get(p, v), "int32")
+        self._finish()
 
     def _allocate(self) -> None:
+        super()._allocate()
         size = len(self._places()) * self.counter.registers * self.lanes
         self.counts = tir.alloc_buffer((size,), "int32", scope="local")
-        self.accumulators = tir.alloc_buffer((len(self.pixels) * self.pixel_lanes,), "int32", scope="local")
-        missing = self.pixel_lanes - self.vectors * self.lanes
-        for p in range(len(self.pixels) if missing else 0):
-            store(self.accumulators, self._slot(p, self.vectors), constant(0, "int32", missing), missing)
-
-    def _slot(self, p: int, v: int) -> int:
-        return p * self.pixel_lanes + v * self.lanes
 
     def _counts(self, place: int) -> list[Expr]:
         first, lanes = place * self.counter.registers, self.lanes
@@ -145,29 +127,7 @@ class BinaryTile(MicroTile):
         row = borders[self.share.row + self.y + i]
         return first + row + borders[height + self.share.column + self.x + j]
 
-    def _store_bits(self) -> None:
-        """Bits of a pixel's channels: 1 where no more bits differ than the threshold."""
-        g, share, biases = self.g, self.share, self.share.operands["biases"]
-        valid = self.vectors * self.lanes - self._surplus(self.vectors - 1)
-        pitch = packed_bytes(g.form.out_channels)
-        piece = max(self.lanes, 8)
-        for p, (i, j) in enumerate(self.pixels):
-            bias = tir.Bind(self._bias(p))
-            row = share.image * g.height + share.row + self.y + i
-            pixel = row * g.width + share.column + self.x + j
-            first = pixel * pitch + self.panel * (self.layout.panel_width // 8)
-            for lane in range(0, self.pixel_lanes, piece):
-                counts = load(self.accumulators, p * self.pixel_lanes + lane, "int32", piece)
-                fits = counts <= load(biases, bias + lane, "int32", piece)
-                bits = reinterpret(f"uint{piece}", tirx.Cast(f"uint1x{piece}", fits))
-                self._store_bytes(first + lane // 8, bits, piece // 8, min(piece, valid - lane) + 7 >> 3)
-
-    def _store_bytes(self, offset: Expr, bits: Expr, count: int, wanted: int) -> None:
-        output = self.share.operands["output"]
-        if wanted == count:
-            value = bits if count == 1 else reinterpret(f"uint8x{count}", bits)
-            store(output, offset, value, count)
-            return
-        for i in range(wanted):
-            shifted = tirx.shift_right(bits, tirx.const(8 * i, bits.ty.dtype))
-            store(output, offset + i, tirx.Cast("uint8", shifted), 1)
+    def _bits(self, p: int, lane: int, lanes: int) -> Expr:
+        """+1 where no more bits differ than the threshold."""
+        counts = load(self.accumulators, self._slot(p, 0) + lane, "int32", lanes)
+        return counts <= load(self.share.operands["biases"], self._bias(p) + lane, "int32", lanes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 from compiler.lowering.machine import CpuMachine, DotProduct
+from compiler.numerics.element import ElementType
 from schedules.convolution_arm import fits_registers, has_model, micro_tile_instructions
 from schedules.convolution_geometry import Geometry
 from schedules.convolution_packing import panel_vectors
@@ -46,6 +47,8 @@ def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) ->
         raise ValueError(f"tiles of {c.rows} rows do not divide {g.height} rows and shares of {c.share_rows}")
     if c.columns > g.width:
         raise ValueError(f"a tile of {c.columns} columns is wider than the image of {g.width}")
+    if not fills_bytes(c.lanes, c.vectors, g):
+        raise ValueError(f"{c.vectors} vectors of {c.lanes} channels do not fill bytes of a b1 result")
     if c.overlaps and (not may_overlap(g, machine) or c.panels_inner):
         raise ValueError("only 8-bit dot products of whole kernel rows overlap, with pixels as inner loop")
     whole = c.share_columns == g.width
@@ -53,6 +56,11 @@ def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) ->
         raise ValueError(f"shares of {c.share_columns} columns are no multiple of {c.columns}")
     if not whole and not _cuts_columns(g):
         raise ValueError("copied rows are not cut between columns, but for pointwise convolutions")
+
+
+def fills_bytes(lanes: int, vectors: int, g: Geometry) -> bool:
+    """Whether the channels of a micro-tile make whole bytes, where the result is of bits."""
+    return g.form.output is not ElementType.B1 or vectors * lanes % 8 == 0
 
 
 def may_overlap(g: Geometry, machine: CpuMachine) -> bool:
@@ -108,7 +116,9 @@ def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, Tile]]:
     for lanes, vectors, height, width in product(
         _lane_choices(g, machine), range(1, 9), rows, range(1, widest + 1)
     ):
-        if vectors > -(-g.group_outputs // lanes):
+        if vectors > max(-(-g.group_outputs // lanes), 2 * (not fills_bytes(lanes, 1, g))) or not fills_bytes(
+            lanes, vectors, g
+        ):
             continue
         if height > 1 and width * height > 16:
             continue

@@ -16,8 +16,8 @@ from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array, ElementType
 from schedules.arm_machines import CORTEX_A53, CORTEX_A76, NEOVERSE_N2
 from schedules.binary import BinaryPlan, binary_configs, plan_binary
-from schedules.binary_geometry import packed_bytes
-from schedules.binary_packing import borders, pack_bits, unpack_bits
+from schedules.binary_packing import borders
+from schedules.bits import pack_bits, packed_bytes, unpack_bits
 from schedules.cpu import plan_kernel
 from schedules.machines import (
     AVX2,
@@ -250,9 +250,9 @@ def test_borders_name_the_taps_outside() -> None:
 def test_what_no_kernel_takes_is_refused() -> None:
     form, machine = conv(5, 32, 16, 3), AVX512_VNNI
     for change, reason in (
-        ({"groups": 2}, "one group"),
+        ({"groups": 2}, "one group of channels"),
         ({"weight": I8}, "meet b1 weights, not b1 and i8"),
-        ({"output_pitch": 20}, "no slice"),
+        ({"output_pitch": 20}, "no slice of a wider"),
         ({"output": ElementType.I4}, "not i4"),
     ):
         with pytest.raises(ValueError, match=reason):
