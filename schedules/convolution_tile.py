@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from compiler.numerics.element import ElementType
 from schedules.bits import packed_bytes
 from schedules.convolution_packing import ChannelField, Parameter
-from schedules.intrinsics import Expr, constant, load, reinterpret, store, store_bits, tir, tirx
+from schedules.intrinsics import Expr, broadcast, constant, load, reinterpret, store, store_bits, tir, tirx
 
 if TYPE_CHECKING:
     from schedules.convolution_tir import Share
@@ -324,7 +324,7 @@ class MicroTile:
     def _bits(self, p: int, lane: int, lanes: int) -> Expr:
         """Which results of a pixel are +1, from a lane on."""
         sums = load(self.accumulators, self._slot(p, 0) + lane, "int32", lanes)
-        return sums >= constant(0, "int32", lanes)
+        return sums > broadcast(self._parameter(Parameter.LOW), lanes)
 
     def _output_pixel(self, p: int) -> Expr:
         """Number of pixel p in the output."""

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
-from tvm import tirx
+import tvm.tirx
 
-Value = Any  # TVM's expression classes carry no types
+# TVM's annotations exclude the Python numbers that its functions take, so its modules are untyped here.
+tirx: Any = tvm.tirx
+Value = Any
 
 
 def packed_load(buffer: Any, first: Value, lanes: int) -> Value:

@@ -143,7 +143,7 @@ class _Part:
         inner = self.tiled.inner
         assert inner is not None
         result: list[Stmt] = []
-        packed = any(self.memory[n.output].packed for n in self.tiled.part.nests)
+        packed = any(nest.packed for nest in self.tiled.part.nests)
         for piece in pieces(inner.extent, lanes):
             if packed and piece < 8:
                 return [*result, self._packed_tail(here, start)]
