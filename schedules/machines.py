@@ -19,7 +19,7 @@ _ICELAKE = (
     *("gfni", "vaes", "vpclmulqdq"),
 )
 
-# Moves of bit fields that AMD's CPUs alone have; what else their models imply, others have as well.
+# Moves of bit fields that AMD's CPUs alone have, and for which no feature is required at run time.
 _WITHOUT_SSE4A = ("-sse4a",)
 
 AVX512_VNNI = CpuMachine(
