@@ -51,6 +51,7 @@ def _core(
         vector_bits=128,
         vector_registers=32,
         activation_offset=0,
+        matrix_tiles=False,
         l1_bytes=l1_bytes,
         l2_bytes=l2_bytes,
         in_order=in_order,

@@ -62,6 +62,8 @@ class CpuFeature(Enum):
     AVX512_BITALG = "avx512_bitalg"
     AVX512_VPOPCNTDQ = "avx512_vpopcntdq"
     AVX512_BF16 = "avx512_bf16"
+    AMX_TILE = "amx_tile"
+    AMX_INT8 = "amx_int8"
     ASIMD = "asimd"
     ATOMICS = "atomics"
     ASIMDHP = "asimdhp"
