@@ -126,7 +126,7 @@ class AmxPlan:
 
     @property
     def scratch_bytes(self) -> int:
-        return self.sums_at + 2 * self.sums_bytes
+        return self.sums_at + 2 * self.sums_bytes + ROW_BYTES  # rows are also read shifted by a lane
 
     def operand_type(self, name: str) -> tuple[int, str]:
         """Elements and dtype of an operand, readable slack included."""
@@ -193,4 +193,4 @@ def plan_amx(form: Convolution, machine: CpuMachine, config: AmxConfig | None = 
 def amx_candidates(form: Convolution, machine: CpuMachine) -> Iterator[AmxConfig]:
     """Legal configurations, the most promising by the analytic model first."""
     g = geometry(form, machine)
-    yield from sorted(candidates(g, machine), key=lambda c: estimated_cycles(c, g))
+    yield from sorted(candidates(g, machine), key=lambda c: estimated_cycles(c, g, machine))

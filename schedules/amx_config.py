@@ -64,6 +64,16 @@ def refusal(form: Convolution, machine: CpuMachine) -> str | None:
     return None
 
 
+# Fewer pixels leave most of a tile of weights' loads unused: such layers wait for their weights either way.
+_LEAST_PIXELS = 4
+
+
+def pays(form: Convolution, machine: CpuMachine) -> bool:
+    """Whether matrix tiles take a form and are faster than vectors."""
+    pixels = form.batch * form.out_height * form.out_width
+    return refusal(form, machine) is None and pixels >= _LEAST_PIXELS
+
+
 def depth_of(g: Geometry) -> int:
     """Bytes of a tile's row of inputs: as few tiles as can be take the run, all of them equally many."""
     chunks = ceil(g.run / ROW_BYTES)
@@ -106,7 +116,7 @@ def check_config(config: AmxConfig, g: Geometry, machine: CpuMachine) -> None:
 def default_config(form: Convolution, machine: CpuMachine) -> AmxConfig:
     """The block of least estimated cycles. Errors: ValueError for forms that tiles cannot take."""
     g = geometry(form, machine)
-    return min(candidates(g, machine), key=lambda c: estimated_cycles(c, g))
+    return min(candidates(g, machine), key=lambda c: estimated_cycles(c, g, machine))
 
 
 def candidates(g: Geometry, machine: CpuMachine) -> Iterator[AmxConfig]:
@@ -121,30 +131,40 @@ def candidates(g: Geometry, machine: CpuMachine) -> Iterator[AmxConfig]:
                     yield _with_shares((pixels, down, across, vectors), g, machine)
 
 
-# Cycles of requantizing a vector of 16 sums, of which there are two ports' worth of work.
-_FINISH_CYCLES = 4.5
+# Cycles of requantizing a vector of 16 sums, and of storing the codes of a pixel.
+_FINISH_CYCLES, _STORE_CYCLES = 3.8, 1.0
 # Loops, addresses and the change from one block to the next.
 _BLOCK_CYCLES = 30
 
 
-def block_cycles(config: AmxConfig, vectors: int, g: Geometry) -> float:
-    """Estimated cycles of one block: tiles are loaded at two rows per cycle beside the products, and
-    requantizing the block before hides most of the shorter of both."""
+# Of the second-level cache, bytes per cycle that tile loads reach.
+_L2_BYTES_PER_CYCLE = 40
+
+
+def block_cycles(config: AmxConfig, vectors: int, g: Geometry, machine: CpuMachine) -> float:
+    """Estimated cycles of one block: tiles are loaded at two rows per cycle beside the products, slower from
+    the second-level cache, and requantizing the block before hides most of the shorter of both."""
     c = config
     products = c.tiles * vectors * c.pixels
-    loads = (c.tiles * c.pixels + vectors * c.depth / 4) / 2
+    inputs, weights = c.tiles * c.pixels, vectors * c.depth // 4
+    traffic = 0
+    if steps_of(g) * weights * ROW_BYTES > machine.l1_bytes // 2:  # A panel's weights serve block after block.
+        traffic += weights * ROW_BYTES
+    if c.share_rows * c.share_columns * g.stride[0] * g.stride[1] * g.pixel_pitch > machine.l1_bytes // 2:
+        traffic += inputs * c.depth
+    loads = (inputs + weights) / 2 + traffic / _L2_BYTES_PER_CYCLE
     contract = steps_of(g) * max(products, loads) + 1.5 * products
-    finish = _FINISH_CYCLES * c.tiles * vectors * c.pixels
+    finish = (_FINISH_CYCLES * vectors + _STORE_CYCLES * ceil(vectors / 4)) * c.tiles * c.pixels
     return max(contract, finish) + 0.3 * min(contract, finish) + _BLOCK_CYCLES
 
 
-def estimated_cycles(config: AmxConfig, g: Geometry) -> float:
+def estimated_cycles(config: AmxConfig, g: Geometry, machine: CpuMachine) -> float:
     """Of the layer, on one core."""
     c = config
     blocks = ceil(g.height / c.rows) * ceil(g.width / c.width) * g.images
     full, rest = divmod(ceil(g.form.out_channels / TILE_LANES), c.vectors)
-    cycles = full * block_cycles(c, c.vectors, g)
-    return blocks * (cycles + (block_cycles(c, rest, g) if rest else 0))
+    cycles = full * block_cycles(c, c.vectors, g, machine)
+    return blocks * (cycles + (block_cycles(c, rest, g, machine) if rest else 0))
 
 
 # A share below this many cycles is not worth handing to another thread.
@@ -166,7 +186,7 @@ def _with_shares(block: tuple[int, int, int, int], g: Geometry, machine: CpuMach
     )
     input_bytes = g.images * g.form.in_height * g.form.in_width * g.form.in_channels
     weight_bytes = g.form.out_channels * g.form.taps
-    wanted = max(1, min(_MOST_SHARES, int(estimated_cycles(whole, g) / _SHARE_CYCLES)))
+    wanted = max(1, min(_MOST_SHARES, int(estimated_cycles(whole, g, machine) / _SHARE_CYCLES)))
     if input_bytes >= weight_bytes:  # A share's input stays in the second-level cache for all of its panels.
         wanted = max(wanted, 4 * input_bytes // machine.l2_bytes)
     units = ceil(g.width / whole.width) if g.flat else g.height // down

@@ -232,9 +232,10 @@ class _Block:
     def _contract(self) -> None:
         steps, batches = steps_of(self.g), self.finish.batches
         if steps <= _UNROLLED_STEPS:
-            for s in range(steps):
-                self._step(s)
-                self.finish.some(batches * s // steps, batches * (s + 1) // steps)
+            parts = [part for s in range(steps) for part in self._parts(s)]
+            for i, part in enumerate(parts):
+                part()
+                self.finish.some(batches * i // len(parts), batches * (i + 1) // len(parts))
             return
         # As many steps before each batch, and the steps that are left behind all, or the batches.
         rounds = min(steps, batches)
@@ -249,24 +250,30 @@ class _Block:
         self.finish.some(rounds, batches)
 
     def _step(self, step: Expr) -> None:
-        """Loads the tiles of one step and multiplies each of inputs by each of weights."""
-        registers, tiles = self.registers, len(self.places)
-        loads: list[tuple[Callable[[], None], list[tuple[int, int]]]] = []
-        if registers.keeps_inputs:
-            loads += [(lambda t=t: self._load_input(t, step), []) for t in range(tiles)]
-            for v in range(self.vectors):
-                pairs = [(t, v) for t in range(tiles)]
-                loads.append((lambda v=v: self._load_weight(v, step), pairs))
-        else:
-            loads += [(lambda v=v: self._load_weight(v, step), []) for v in range(self.vectors)]
-            for t in range(tiles):
-                pairs = [(t, v) for v in range(self.vectors)]
-                loads.append((lambda t=t: self._load_input(t, step), pairs))
-        for load_tile, pairs in loads:
-            load_tile()
-            for t, v in pairs:
-                operands = (registers.sum(t, v), registers.input(t), registers.weight(v))
-                _tile("tdpbusd", *(_register(number) for number in operands))
+        for part in self._parts(step):
+            part()
+
+    def _parts(self, step: Expr) -> list[Callable[[], None]]:
+        """What loads the tiles of one step and multiplies each of inputs by each of weights: the side that is
+        kept with the first tile of the other one, then a tile of that at a time."""
+        inputs = [lambda t=t: self._load_input(t, step) for t in range(len(self.places))]
+        weights = [lambda v=v: self._load_weight(v, step) for v in range(self.vectors)]
+        keeps_inputs = self.registers.keeps_inputs
+        kept, passing = (inputs, weights) if keeps_inputs else (weights, inputs)
+
+        def part(number: int) -> None:
+            if number == 0:
+                for load_kept in kept:
+                    load_kept()
+            passing[number]()
+            for other in range(len(kept)):
+                self._multiply(*((other, number) if keeps_inputs else (number, other)))
+
+        return [lambda number=number: part(number) for number in range(len(passing))]
+
+    def _multiply(self, t: int, v: int) -> None:
+        operands = (self.registers.sum(t, v), self.registers.input(t), self.registers.weight(v))
+        _tile("tdpbusd", *(_register(number) for number in operands))
 
     def _load_input(self, tile: int, step: Expr) -> None:
         g, form = self.g, self.g.form
@@ -382,8 +389,7 @@ class _Finish:
             constants = [
                 _channel(self.plan, operands, self.state[_PANEL], f, k % self.vectors) for f in fields
             ]
-            value = _sums(operands["scratch"], self.sums + k * ROW_BYTES)
-            scaled.append(tir.Bind(self.code.rescale(value, *constants, TILE_LANES)))
+            scaled.append(tir.Bind(self._rescaled(k, *constants)))
         scaled += [scaled[-1]] * (self.together - len(scaled))
         codes = tir.Bind(self.code.narrow(scaled, zero, low, high, TILE_LANES, self.dtype))
         for run in self._runs(batch):
@@ -391,6 +397,15 @@ class _Finish:
             value = tirx.Shuffle([codes], lanes) if len(lanes) < self.together * TILE_LANES else codes
             pixel, v = divmod(run[0], self.vectors)
             self._store(place + pixel, v, len(run), value)
+
+    def _rescaled(self, k: int, multiplier: Expr, rounding: Expr, shift: Expr) -> Expr:
+        """Sums in memory come shifted by half a lane pair for the price of a load."""
+        scratch, at = self.share.operands["scratch"], self.sums + k * ROW_BYTES
+        pairs = f"int64x{TILE_LANES // 2}"
+        even, odd = (
+            reinterpret(pairs, load(scratch, at + shifted, "uint8", ROW_BYTES)) for shifted in (0, 4)
+        )
+        return self.code.rescale_halves(even, odd, multiplier, rounding, shift, TILE_LANES)
 
     def _runs(self, batch: list[int]) -> list[list[int]]:
         """The batch cut into runs whose channels are neighbours in memory, all valid or one vector."""
