@@ -1,7 +1,7 @@
 """Convolution on matrix tiles: plan, operands and packing. The code itself is made by `amx_tir`.
 
-Packed weights: per panel of `vectors` tiles of channels, [segment, chunk, vector, depth / 4, lane, 4] bytes, each
-tile contiguous. Channels and parameters are those of the other convolution kernels (`convolution_packing`).
+Packed weights: per panel of `vectors` tiles of channels, [segment, chunk, vector, depth / 4, lane, 4] bytes,
+so that each tile is contiguous. Channels and parameters are as for other kernels (`convolution_packing`).
 Scratch holds the sums of two blocks, one that is computed and one that is requantized meanwhile, behind the
 copied rows of input, where there are any.
 """
@@ -105,6 +105,16 @@ class AmxPlan:
     def panel_bytes(self) -> int:
         """Of the packed weights of a panel that is not ragged."""
         return steps_of(self.geometry) * self.config.vectors * self.tile_bytes
+
+    @property
+    def prefetched_lines(self) -> int:
+        """Cache lines of the next panel's weights that each step of a block fetches early; none where the
+        weights stay in the second-level cache from one run to the next."""
+        c = self.config
+        if self.operand_type("weight")[0] <= self.machine.l2_bytes // 4:
+            return 0
+        blocks = -(-c.share_rows // c.rows) * -(-c.share_columns // c.width)
+        return -(-c.vectors * c.depth // (4 * blocks))
 
     @property
     def scratch_row(self) -> int:

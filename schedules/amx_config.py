@@ -1,8 +1,8 @@
 """Decisions of the convolution template for matrix tiles, and the analytic model that makes them.
 
 A tile register holds 16 rows of 64 bytes. TDPBUSD adds to a tile of 16 pixels by 16 channels the products of
-16 pixels by 64 inputs and of 64 inputs by 16 channels, in as many cycles as there are pixels: 256 products per
-byte of input and cycle, eight times VPDPBUSD's on two ports. Sources: Intel 64 and IA-32 Architectures
+16 pixels by 64 inputs and of 64 inputs by 16 channels, in 16 cycles, also where there are fewer pixels: 1024
+products per cycle, eight times VPDPBUSD's on two ports. Sources: Intel 64 and IA-32 Architectures
 Optimization Reference Manual, ch. 20; rates measured by `benchmarks.kernels`.
 """
 
@@ -137,6 +137,8 @@ _FINISH_CYCLES, _STORE_CYCLES = 3.8, 1.0
 _BLOCK_CYCLES = 30
 
 
+# From one product into a tile of sums to the next.
+_CHAIN_CYCLES = 52
 # Of the second-level cache, bytes per cycle that tile loads reach.
 _L2_BYTES_PER_CYCLE = 40
 
@@ -145,15 +147,17 @@ def block_cycles(config: AmxConfig, vectors: int, g: Geometry, machine: CpuMachi
     """Estimated cycles of one block: tiles are loaded at two rows per cycle beside the products, slower from
     the second-level cache, and requantizing the block before hides most of the shorter of both."""
     c = config
-    products = c.tiles * vectors * c.pixels
+    products = TILE_ROWS * c.tiles * vectors
     inputs, weights = c.tiles * c.pixels, vectors * c.depth // 4
     traffic = 0
-    if steps_of(g) * weights * ROW_BYTES > machine.l1_bytes // 2:  # A panel's weights serve block after block.
+    if (
+        steps_of(g) * weights * ROW_BYTES > machine.l1_bytes // 2
+    ):  # A panel's weights serve block after block.
         traffic += weights * ROW_BYTES
     if c.share_rows * c.share_columns * g.stride[0] * g.stride[1] * g.pixel_pitch > machine.l1_bytes // 2:
         traffic += inputs * c.depth
     loads = (inputs + weights) / 2 + traffic / _L2_BYTES_PER_CYCLE
-    contract = steps_of(g) * max(products, loads) + 1.5 * products
+    contract = steps_of(g) * max(products, loads, _CHAIN_CYCLES) + 1.5 * products
     finish = (_FINISH_CYCLES * vectors + _STORE_CYCLES * ceil(vectors / 4)) * c.tiles * c.pixels
     return max(contract, finish) + 0.3 * min(contract, finish) + _BLOCK_CYCLES
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from compiler.lowering.machine import CpuMachine, DotProduct
@@ -180,10 +182,26 @@ def family_here() -> tuple[CpuMachine, ...]:
 
 
 def host_features() -> frozenset[str]:
-    """Features of this computer's CPU, as /proc/cpuinfo spells them; empty where they cannot be read."""
+    """Features of this computer's CPU, as /proc/cpuinfo spells them; empty where they cannot be read.
+
+    Tile registers count where the system lets this process use them.
+    """
     if platform.system() == "Darwin":
         return _sysctl_features()
-    return frozenset((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    features = frozenset((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    tiles = features.intersection(AMX.required_features[-2:])
+    return features if not tiles or _tiles_are_granted() else features - tiles
+
+
+# Linux, arch/x86/include/asm/unistd_64.h and uapi/asm/prctl.h; the state component of the tiles' data.
+_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XTILEDATA = 158, 0x1023, 18
+
+
+@cache
+def _tiles_are_granted() -> bool:
+    """Asks Linux for tile registers, for this process from now on."""
+    system: Callable[..., int] = ctypes.CDLL(None).syscall
+    return system(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XTILEDATA) == 0
 
 
 def select_x86(flags: frozenset[str], vendor: str = "GenuineIntel") -> CpuMachine:
