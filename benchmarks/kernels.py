@@ -4,8 +4,8 @@
 
 One thread, pinned; ours and the peer's runs alternate, medians. The peak is that of the instruction that the
 kernel uses, VPDPBUSD or TDPBUSD, measured by a loop that only touches registers. The peer uses what it likes.
-Where two ports do all vector work, requantizing takes its share of them: some 8 operations for 16 sums, 12 % of
-the products of a reduction over 256.
+Where two ports do all vector work, requantizing takes its share of them: some 8 operations for 16 sums, as
+much as 12 % of the products of a reduction over 256.
 """
 
 from __future__ import annotations
