@@ -115,6 +115,14 @@ _PARTS: Mapping[str, CpuMachine] = {
     "0xd49": NEOVERSE_N2,
 }
 
+_ARM_LIMITED = 0x41  # the implementer whose parts those are, in the upper half of MIDR_EL1
+
+
+def arm_models(machine: CpuMachine) -> tuple[int, ...]:
+    """Cores that a machine is tuned for, as implementer * 65536 + part."""
+    return tuple(_ARM_LIMITED << 16 | int(part, 16) for part, tuned in _PARTS.items() if tuned is machine)
+
+
 # Of the cores that LLVM knows, those that issue in order.
 _IN_ORDER = frozenset(
     f"cortex-{core}" for core in ("a34", "a35", "a53", "a55", "a320", "a510", "a520", "r82")

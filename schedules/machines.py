@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from compiler.lowering.machine import CpuMachine, DotProduct
-from schedules.arm_machines import ARM_MACHINES, select_arm
+from schedules.arm_machines import ARM_MACHINES, arm_models, select_arm
 
 # LLVM may use whatever an mcpu implies, so that a machine requires all of it. Names as in /proc/cpuinfo.
 _AVX2 = ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe")
@@ -141,6 +141,8 @@ APPLE_M1 = CpuMachine(
 # Best first: the host is the first whose features it has.
 _X86 = (AMX, AVX512_VNNI, AVX512_VNNI_ICELAKE, AVX512_VNNI_CASCADELAKE, AVX_VNNI, AVX2_ZEN3, AVX2, X86_64)
 COMPUTERS = (*_X86, APPLE_M1)
+_AMD = ("AuthenticAMD", "HygonGenuine")
+_OF_AMD = (AVX512_VNNI, AVX2_ZEN3)
 MACHINES = (*COMPUTERS, *ARM_MACHINES.values())
 
 
@@ -206,13 +208,21 @@ def _tiles_are_granted() -> bool:
 
 def select_x86(flags: frozenset[str], vendor: str = "GenuineIntel") -> CpuMachine:
     """The best machine for a CPU with these features; AMD's scheduling models are AMD's alone."""
-    amd = vendor in ("AuthenticAMD", "HygonGenuine")
+    amd = vendor in _AMD
 
     def fits(machine: CpuMachine) -> bool:
-        is_model_of_amd = machine in (AVX512_VNNI, AVX2_ZEN3)
-        return flags.issuperset(machine.required_features) and (amd or not is_model_of_amd)
+        return flags.issuperset(machine.required_features) and (amd or machine not in _OF_AMD)
 
     return next(m for m in _X86 if fits(m))
+
+
+def cpu_models(machine: CpuMachine) -> tuple[int, ...]:
+    """CPUs that a machine is tuned for, as `bl_cpu_model` of the C runtime numbers them: cores of Arm,
+    vendors of x86."""
+    if not machine.is_x86:
+        return arm_models(machine)
+    vendors = _AMD if machine in _OF_AMD else () if machine is X86_64 else ("GenuineIntel",)
+    return tuple(int.from_bytes(vendor[:4].encode(), "little") for vendor in vendors)
 
 
 def _cpuinfo(key: str) -> str:

@@ -1,7 +1,7 @@
-/* Which optional instructions this CPU and its operating system offer.
+/* Which optional instructions this CPU and its operating system offer, and which CPU it is.
  *
  * Sources: Intel SDM vol. 2A, CPUID, and vol. 1 ch. 13 (XCR0); Linux arch/arm64/include/uapi/asm/hwcap.h;
- * Apple, "Determining instruction set characteristics".
+ * Documentation/arch/arm64/cpu-feature-registers.rst; Apple, "Determining instruction set characteristics".
  */
 #ifndef BITLOOM_CPU_H
 #define BITLOOM_CPU_H
@@ -138,6 +138,13 @@ static inline int bl_cpu_has(enum bl_cpu_feature feature)
     return where.xcr0 != BL_XCR0_AMX || bl_tiles_are_granted();
 }
 
+/* The vendor: the first four letters of its name, the first in the lowest byte. */
+static inline uint32_t bl_cpu_model(void)
+{
+    uint32_t eax, ebx = 0, ecx, edx;
+    return __get_cpuid(0, &eax, &ebx, &ecx, &edx) ? ebx : 0;
+}
+
 #elif defined(__aarch64__) && defined(__linux__)
 
 /* The numbers are the kernel's ABI; older C libraries lack the newer HWCAP names. */
@@ -161,6 +168,17 @@ static inline int bl_cpu_has(enum bl_cpu_feature feature)
     default:
         return 0;
     }
+}
+
+/* Implementer and part of the core that this thread runs on, as implementer * 65536 + part; 0 where Linux does not let
+ * programs read the register. */
+static inline uint32_t bl_cpu_model(void)
+{
+    uint64_t midr;
+    if (!(getauxval(AT_HWCAP) >> 11 & 1)) /* HWCAP_CPUID */
+        return 0;
+    __asm__("mrs %0, MIDR_EL1" : "=r"(midr));
+    return (uint32_t)(midr >> 24 & 0xff) << 16 | (uint32_t)(midr >> 4 & 0xfff);
 }
 
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -192,11 +210,21 @@ static inline int bl_cpu_has(enum bl_cpu_feature feature)
     }
 }
 
+static inline uint32_t bl_cpu_model(void)
+{
+    return 0;
+}
+
 #else
 
 static inline int bl_cpu_has(enum bl_cpu_feature feature)
 {
     (void)feature;
+    return 0;
+}
+
+static inline uint32_t bl_cpu_model(void)
+{
     return 0;
 }
 
