@@ -61,7 +61,8 @@ class Share:
         g = self.g
         if g.copies:
             origin = (self.image, self.row, self.column)
-            copy_rows(self.plan, self.operands, origin, (self.rows, self.columns))
+            extent = (self.rows, self.columns)
+            copy_rows(g, self.plan.scratch_row, self.operands, origin, extent)
             self.source, self.row_pitch = self.operands["scratch"], self.plan.scratch_row
             self.origin: Expr = 0
         else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from compiler.loops.form import Convolution, Form
 from compiler.lowering.kernel import KernelPlan
 from compiler.lowering.machine import CpuMachine
+from schedules.amx import plan_amx
+from schedules.amx_config import pays
 from schedules.binary import plan_binary
 from schedules.binary_geometry import is_binary
 from schedules.convolution import plan_convolution
@@ -21,4 +23,6 @@ def plan_kernel(form: Form, machine: CpuMachine) -> KernelPlan:
         return plan_loops(form, machine)
     if is_binary(form):
         return plan_binary(form, machine)
-    return plan_depthwise(form, machine) if form.depthwise else plan_convolution(form, machine)
+    if form.depthwise:
+        return plan_depthwise(form, machine)
+    return plan_amx(form, machine) if pays(form, machine) else plan_convolution(form, machine)

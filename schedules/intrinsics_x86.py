@@ -58,15 +58,25 @@ class X86Instructions(PlainInstructions):
 
     def rescale(self, a: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int) -> Expr:
         """High halves by VPMULDQ, which multiplies the even lanes: odd lanes are shifted down to it."""
-        wide = f"int64x{lanes // 2}"
-        a64, m64 = reinterpret(wide, a), reinterpret(wide, multiplier)
+        odd = tirx.shift_right(_pairs(a, lanes), constant(32, "int64", lanes // 2))
+        return self.rescale_halves(_pairs(a, lanes), odd, multiplier, rounding, shift, lanes)
+
+    def rescale_halves(
+        self, even: Expr, odd: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int
+    ) -> Expr:
+        """The same of int64 lanes whose low halves are the even lanes, and the odd ones."""
         half = constant(32, "int64", lanes // 2)
-        odd = tirx.shift_right(a64, half) * tirx.shift_right(m64, half)
-        even = _low_halves(a64, half) * _low_halves(m64, half)
+        m64 = _pairs(multiplier, lanes)
+        upper = _low_halves(odd, half) * tirx.shift_right(m64, half)
+        lower = _low_halves(even, half) * _low_halves(m64, half)
         unsigned = f"uint64x{lanes // 2}"
-        low = tirx.shift_right(reinterpret(unsigned, even), constant(32, "uint64", lanes // 2))
-        upper = reinterpret(unsigned, odd) & constant(0xFFFFFFFF00000000, "uint64", lanes // 2)
-        return tirx.shift_right(reinterpret(f"int32x{lanes}", low | upper) + rounding, shift)
+        low = tirx.shift_right(reinterpret(unsigned, lower), constant(32, "uint64", lanes // 2))
+        high = reinterpret(unsigned, upper) & constant(0xFFFFFFFF00000000, "uint64", lanes // 2)
+        return tirx.shift_right(reinterpret(f"int32x{lanes}", low | high) + rounding, shift)
+
+
+def _pairs(vector: Expr, lanes: int) -> Expr:
+    return reinterpret(f"int64x{lanes // 2}", vector)
 
 
 def _low_halves(wide: Expr, half: Expr) -> Expr:

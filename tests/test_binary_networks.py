@@ -17,12 +17,15 @@ from compiler.ir.diagnostics import BitloomError
 from compiler.ir.graph import Graph
 from compiler.ir.parser import parse_graph
 from compiler.ir.verifier import VerificationError, verify
+from compiler.loops.form import Form
+from compiler.lowering.kernel import KernelPlan
 from compiler.lowering.program import lower_program
 from compiler.numerics.element import Array, ElementType
 from compiler.ops import OPS
 from compiler.passes.base import Notes
 from compiler.passes.requantize import FuseRequantize
-from targets import target_named
+from schedules.cpu import plan_kernel
+from schedules.machines import host_machine
 
 B1, I8 = ElementType.B1, ElementType.I8
 SIZE = 8
@@ -79,8 +82,8 @@ def every_value(path: Path, x: Array) -> dict[str, Array]:
     return dict(zip(names, session.run(None, {"x": x}), strict=True))
 
 
-def bit_values(graph: Graph) -> list[str]:
-    return [v.name for n in graph.nodes for v in n.outputs if v.type.element is B1 and v.constant is None]
+def plan_here(form: Form) -> KernelPlan:
+    return plan_kernel(form, host_machine())
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +118,7 @@ def test_between_layers_there_are_bits_alone(compiled: tuple[Path, Path]) -> Non
     assert [n.output.type.element for n in convolutions] == [B1, B1, B1, I8]
     # The first reads bytes: its channels are moved to the last axis first.
     assert all(v.type.element is B1 for n in convolutions[1:] for v in n.inputs[:2])
-    program = lower_program(graph, target_named("host").plan_kernel)
+    program = lower_program(graph, plan_here)
     sizes = {v.name: program.places[v].buffer.size for n in convolutions for v in n.outputs}
     assert list(sizes.values())[:3] == [64 * 4, 16 * 5, 16 * 8]
 
@@ -234,4 +237,4 @@ def test_ports_are_never_packed() -> None:
   output %a
 }}"""
     with pytest.raises(ValueError, match="dequantize them"):
-        lower_program(parsed(text), target_named("host").plan_kernel)
+        lower_program(parsed(text), plan_here)
