@@ -91,6 +91,17 @@ class Geometry:
         return max(1, 8 // self.form.weight.bits)
 
     @property
+    def lift(self) -> int:
+        """Bits by which a narrow weight is multiplied while it stays at the top of its byte, and its sum of
+        products with it, as long as that fits; 0 where weights are unpacked to their value."""
+        element = self.form.weight
+        if self.dot.kind is not DotProduct.VNNI or element not in (ElementType.I4, ElementType.I2):
+            return 0
+        lift = 8 - element.bits
+        largest = self.form.taps * 255 * (element.weight_limit << lift)
+        return lift if largest < 1 << 31 else 0
+
+    @property
     def steps(self) -> int:
         """Dot-product steps per segment."""
         return -(-self.run // self.dot.products)

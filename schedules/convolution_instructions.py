@@ -6,14 +6,15 @@ from compiler.lowering.machine import CpuMachine, DotProduct
 from schedules.convolution_layout import ConvolutionLayout
 from schedules.intrinsics import PlainInstructions
 from schedules.intrinsics_arm import NeonInstructions, SignedDot, SignedMatrix, WideningDot
-from schedules.intrinsics_x86 import ByteDot, WordDot, X86Instructions
+from schedules.intrinsics_x86 import ByteDot, LiftedDot, WordDot, X86Instructions
 
 
 def instructions(plan: ConvolutionLayout) -> PlainInstructions:
     """Vector code for the plan's dot product."""
     match plan.geometry.dot.kind, plan.machine.dot:
         case DotProduct.VNNI, _:
-            return ByteDot()
+            lift = plan.geometry.lift
+            return LiftedDot(lift) if lift else ByteDot()
         case DotProduct.PMADDWD, native:
             return WordDot(fused=native is DotProduct.VNNI)
         case DotProduct.SDOT, _:

@@ -9,6 +9,7 @@ from compiler.numerics.element import ElementType
 from schedules.bits import packed_bytes
 from schedules.convolution_packing import ChannelField, Parameter
 from schedules.intrinsics import Expr, broadcast, constant, load, reinterpret, store, store_bits, tir, tirx
+from schedules.intrinsics_x86 import LiftedDot
 
 if TYPE_CHECKING:
     from schedules.convolution_tir import Share
@@ -240,6 +241,8 @@ class MicroTile:
         element, n = self.g.form.weight, self.plan.vector_bytes // self.code.registers
         if element.bits == 8:
             return packed
+        if isinstance(self.code, LiftedDot):
+            return self.code.lifted(packed, field, n)
         unsigned = tirx.shift_right(
             reinterpret(f"uint8x{n}", packed), constant(field * element.bits, "uint8", n)
         )

@@ -416,3 +416,27 @@ def test_illegal_configurations_say_why() -> None:
 def test_planning_and_packing_do_not_import_tvm() -> None:
     script = "import sys, schedules.convolution; sys.exit('tvm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@needs_host
+@pytest.mark.parametrize("weight", [I4, I2], ids=lambda e: e.value)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_lifted_sums_are_exact_up_to_the_longest(weight: ElementType, sign: int) -> None:
+    """All products at their largest, one channel short of what `Geometry.lift` allows, and one beyond."""
+    machine = next((m for m in HOST_MACHINES if m.dot is DotProduct.VNNI), None)
+    if machine is None:
+        pytest.skip("products are lifted on machines with VNNI only")
+    longest = ((1 << 31) - 1) // (255 * (weight.weight_limit << (8 - weight.bits)))
+    rng = np.random.default_rng(0)
+    for channels in (longest, longest + 1):
+        form = replace(_pointwise(1, channels, 16, weight), output=I32)
+        plan = plan_convolution(form, machine)
+        assert (plan.geometry.lift > 0) == (channels == longest)
+        constants = draw_constants(form, rng)
+        constants["weight"] = np.full_like(constants["weight"], sign * weight.weight_limit)
+        constants["parameters"][0] = 0
+        image = np.full((1, 1, 1, channels), 127, np.int8).reshape(1, 1, 1, channels)
+        operands = operands_of(plan, image, constants, 0x5A)
+        call(load([plan])[plan.symbol], list(operands.values()), [(0, plan.tiles)])
+        expected = reference(form, image, constants)
+        np.testing.assert_array_equal(codes_of(plan, operands["output"], 0x5A), expected)
