@@ -164,6 +164,16 @@ def test_what_cannot_read_bits_gets_bytes(tmp_path: Path) -> None:
     assert weights == {"grouped.conv": I8, "real": I8, "binary.conv": I8}
 
 
+def test_a_note_says_what_a_sign_makes_of_zero(tmp_path: Path) -> None:
+    network = Network(8)
+    network.sign("start")
+    network.save(tmp_path / "zero.onnx", (1, 8))
+    samples = np.zeros((2, 8), np.float32)
+    artifact = bitloom.compile(tmp_path / "zero.onnx", calibration=samples, output=tmp_path / "out")
+    assert ["0 counts as positive" in note["text"] for note in artifact.manifest["notes"]] == [True]
+    np.testing.assert_array_equal(bitloom.load(artifact.path)(samples[:1]), np.ones((1, 8)))
+
+
 def test_a_flat_layer_reads_the_same_bits(tmp_path: Path) -> None:
     network = Network(64, seed=4)
     network.sign("start")
