@@ -141,6 +141,12 @@ def host_machine() -> CpuMachine:
     raise ValueError(f"no schedules for {platform.machine()}: x86-64 and 64-bit Arm only")
 
 
+def host_without(prefixes: tuple[str, ...]) -> CpuMachine:
+    """The x86 machine that this computer would be without the features whose names begin so."""
+    kept = frozenset(feature for feature in host_features() if not feature.startswith(prefixes))
+    return select_x86(kept, _cpuinfo("vendor_id"))
+
+
 def runs_here(machine: CpuMachine) -> bool:
     """Whether this computer can run code for `machine`."""
     return machine in family_here() and (
