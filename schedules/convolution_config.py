@@ -69,7 +69,7 @@ def _cuts_columns(g: Geometry) -> bool:
 
 def _lane_choices(g: Geometry, machine: CpuMachine) -> tuple[int, ...]:
     """Vector widths that the dot product comes in, widest first."""
-    if g.dot.kind in (DotProduct.VNNI, DotProduct.PMADDWD):
+    if g.dot.kind in (DotProduct.VNNI, DotProduct.PMADDWD, DotProduct.PMADDUBSW):
         return tuple(n for n in (16, 8, 4) if n <= machine.lanes)
     return (machine.lanes,)
 
@@ -148,7 +148,8 @@ def _fits_registers(pixels: int, vectors: int, g: Geometry, machine: CpuMachine)
     """Accumulators, weights and activations."""
     if has_model(g):
         return fits_registers(pixels, vectors, g, machine)
-    activations = 4 if g.dot.kind is DotProduct.NONE else 1
+    # Products pass through two registers on their way, and ones take one.
+    activations = {DotProduct.NONE: 4, DotProduct.PMADDUBSW: 3}.get(g.dot.kind, 1)
     unpacking = 0 if g.form.weight.bits == 8 and g.dot.activation != "int16" else 2
     return pixels * vectors + vectors + activations + unpacking <= machine.vector_registers
 

@@ -40,6 +40,8 @@ def dot_shape(form: Convolution, machine: CpuMachine) -> DotShape:
     match machine.dot:
         case DotProduct.VNNI if stored == "uint8":
             return DotShape(DotProduct.VNNI, 4, "uint8")
+        case DotProduct.PMADDWD if stored == "uint8":
+            return DotShape(DotProduct.PMADDUBSW, 4, "uint8")
         case DotProduct.VNNI | DotProduct.PMADDWD:
             return DotShape(DotProduct.PMADDWD, 2, "int16")
         case DotProduct.SDOT if stored == "int8":

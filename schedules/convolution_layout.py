@@ -8,11 +8,12 @@ from functools import cached_property
 
 from compiler.loops.form import Convolution
 from compiler.lowering.kernel import structural_digest
-from compiler.lowering.machine import CpuMachine
+from compiler.lowering.machine import CpuMachine, DotProduct
 from compiler.numerics.element import Array, ElementType
 from schedules.convolution_config import ConvolutionConfig
 from schedules.convolution_geometry import Geometry, geometry, storage_dtype
 from schedules.convolution_packing import channel_fields, pack_constants, panel_vectors
+from schedules.convolution_pairs import pack_pairs, table_width, with_bias
 
 # Kernels may read this far behind the input rows in scratch.
 _SLACK_BYTES = 64
@@ -56,8 +57,14 @@ class ConvolutionLayout:
 
     @property
     def operands(self) -> tuple[str, ...]:
-        names = ("input", "weight", "channels", "parameters", "output")
-        return (*names, "scratch") if self.geometry.copies else names
+        steps = ("steps",) if self.sorts_steps else ()
+        scratch = ("scratch",) if self.geometry.copies else ()
+        return ("input", "weight", *steps, "channels", "parameters", "output", *scratch)
+
+    @property
+    def sorts_steps(self) -> bool:
+        """Whether the steps of a panel come in the order of `convolution_pairs`."""
+        return self.geometry.dot.kind is DotProduct.PMADDUBSW and self.form.weight.bits == 8
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -84,14 +91,23 @@ class ConvolutionLayout:
         """Elements of one input row in scratch."""
         return self.geometry.columns_read(self.config.share_columns) * self.form.in_channels
 
+    @property
+    def row_pitch(self) -> int:
+        """Elements of one row of what the kernel reads."""
+        g = self.geometry
+        return self.scratch_row if g.copies else self.form.in_width * g.input_pitch
+
     def operand_type(self, name: str) -> tuple[int, str]:
-        """Elements and dtype of an operand, readable slack included."""
+        """Elements and dtype of an operand, readable slack included; of sorted weights the most that they
+        can be."""
         g, form = self.geometry, self.form
         match name:
             case "input":
                 return form.batch * form.in_height * form.in_width * g.input_pitch, g.stored
             case "weight":
-                return form.groups * self.group_weight_bytes, "int8"
+                return form.groups * self.group_weight_bytes * (2 if self.sorts_steps else 1), "int8"
+            case "steps":
+                return self.panels * table_width(g), "int32"
             case "channels":
                 width = self.config.vectors * self.config.lanes
                 return self.panels * self.channel_fields * width, "int32"
@@ -150,6 +166,11 @@ class ConvolutionLayout:
         return self.panel_weight_bytes(sum(self._group_panels))
 
     def pack(self, constants: Mapping[str, Array]) -> dict[str, Array]:
-        """weight, channels and parameters from the form's weight, bias, multiplier, shift, parameters."""
-        c = self.config
-        return pack_constants(constants, self.geometry, self.machine, c.lanes, c.vectors)
+        """weight, channels, parameters and perhaps steps from the form's weight, bias, multiplier, shift,
+        parameters."""
+        g, c = self.geometry, self.config
+        if not self.sorts_steps:
+            return pack_constants(constants, g, self.machine, c.lanes, c.vectors)
+        pairs = pack_pairs(constants["weight"], g, self.row_pitch, c.lanes, c.vectors)
+        packed = pack_constants(with_bias(constants, pairs.bias), g, self.machine, c.lanes, c.vectors)
+        return {**packed, "weight": pairs.weight, "steps": pairs.steps}

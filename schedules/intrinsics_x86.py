@@ -22,6 +22,16 @@ _PACK_UNSIGNED = {
     8: "llvm.x86.avx2.packuswb",
     16: "llvm.x86.avx512.packuswb.512",
 }
+_MULTIPLY_WORDS = {
+    4: "llvm.x86.sse2.pmadd.wd",
+    8: "llvm.x86.avx2.pmadd.wd",
+    16: "llvm.x86.avx512.pmaddw.d.512",
+}
+_MULTIPLY_BYTES = {
+    4: "llvm.x86.ssse3.pmadd.ub.sw.128",
+    8: "llvm.x86.avx2.pmadd.ub.sw",
+    16: "llvm.x86.avx512.pmaddubs.w.512",
+}
 
 
 class _X86Instructions(PlainInstructions):
@@ -86,10 +96,39 @@ class ByteDot(_X86Instructions):
         return tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, accumulator, activations, weights)
 
 
+class PairDot(_X86Instructions):
+    """VPMADDUBSW, then VPMADDWD by ones: four products per lane. Exact for weights of which no pair sums to
+    more than 128, see `convolution_pairs`; those of less than 8 bits never do."""
+
+    products = 4
+
+    def spread(self, source: Buffer, offset: Expr, step: int, lanes: int) -> Expr:
+        word = reinterpret("int32", source.vload([offset + 4 * step], "uint8x4"))
+        return reinterpret(f"uint8x{4 * lanes}", broadcast(word, lanes))
+
+    def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
+        return self._add(accumulator, activations, weights, lanes)
+
+    def accumulate_flipped(
+        self, accumulator: Expr, activations: Expr, magnitudes: Expr, flips: Expr, lanes: int
+    ) -> Expr:
+        """The same with unsigned weights and activations whose sign and offset `flips` changes."""
+        flipped = reinterpret(f"int8x{4 * lanes}", activations) ^ flips
+        return self._add(accumulator, magnitudes, flipped, lanes)
+
+    def _add(self, accumulator: Expr, unsigned: Expr, signed: Expr, lanes: int) -> Expr:
+        result, words, u32 = f"int32x{lanes}", f"int16x{2 * lanes}", f"uint32x{lanes}"
+        pairs = tirx.call_llvm_pure_intrin(words, _MULTIPLY_BYTES[lanes], unsigned, signed)
+        ones = constant(1, "int16", 2 * lanes)
+        sums = tirx.call_llvm_pure_intrin(result, _MULTIPLY_WORDS[lanes], pairs, ones)
+        # Unsigned: the bias wraps, and LLVM takes overflow of signed sums for undefined.
+        return reinterpret(result, reinterpret(u32, accumulator) + reinterpret(u32, sums))
+
+
 class WordDot(_X86Instructions):
     """Two products of int16 activations and weights per lane: VPDPWSSD, or VPMADDWD and an add.
 
-    VPMADDUBSW, twice as fast, saturates its sums of two products and is not exact.
+    For 16-bit activations; `PairDot` takes 8-bit ones.
     """
 
     products = 2
@@ -106,5 +145,4 @@ class WordDot(_X86Instructions):
         if self.fused:
             name = f"llvm.x86.avx512.vpdpwssd.{32 * lanes}"
             return tirx.call_llvm_pure_intrin(result, name, accumulator, activations, words)
-        name = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
-        return accumulator + tirx.call_llvm_pure_intrin(result, name[lanes], activations, words)
+        return accumulator + tirx.call_llvm_pure_intrin(result, _MULTIPLY_WORDS[lanes], activations, words)
