@@ -107,6 +107,11 @@ class Geometry:
         return self.segment_rows * self.segment_columns
 
     @property
+    def sorts_steps(self) -> bool:
+        """Whether the steps of a panel come in the order of `convolution_pairs`."""
+        return self.dot.kind is DotProduct.PMADDUBSW and self.form.weight.bits == 8
+
+    @property
     def group_inputs(self) -> int:
         return self.form.in_channels // self.form.groups
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from compiler.loops.form import Convolution
 from compiler.lowering.kernel import structural_digest
-from compiler.lowering.machine import CpuMachine, DotProduct
+from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array, ElementType
 from schedules.convolution_config import ConvolutionConfig
 from schedules.convolution_geometry import Geometry, geometry, storage_dtype
@@ -57,14 +57,9 @@ class ConvolutionLayout:
 
     @property
     def operands(self) -> tuple[str, ...]:
-        steps = ("steps",) if self.sorts_steps else ()
+        steps = ("steps",) if self.geometry.sorts_steps else ()
         scratch = ("scratch",) if self.geometry.copies else ()
         return ("input", "weight", *steps, "channels", "parameters", "output", *scratch)
-
-    @property
-    def sorts_steps(self) -> bool:
-        """Whether the steps of a panel come in the order of `convolution_pairs`."""
-        return self.geometry.dot.kind is DotProduct.PMADDUBSW and self.form.weight.bits == 8
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -105,7 +100,7 @@ class ConvolutionLayout:
             case "input":
                 return form.batch * form.in_height * form.in_width * g.input_pitch, g.stored
             case "weight":
-                return form.groups * self.group_weight_bytes * (2 if self.sorts_steps else 1), "int8"
+                return form.groups * self.group_weight_bytes * (2 if g.sorts_steps else 1), "int8"
             case "steps":
                 return self.panels * table_width(g), "int32"
             case "channels":
@@ -169,7 +164,7 @@ class ConvolutionLayout:
         """weight, channels, parameters and perhaps steps from the form's weight, bias, multiplier, shift,
         parameters."""
         g, c = self.geometry, self.config
-        if not self.sorts_steps:
+        if not g.sorts_steps:
             return pack_constants(constants, g, self.machine, c.lanes, c.vectors)
         pairs = pack_pairs(constants["weight"], g, self.row_pitch, c.lanes, c.vectors)
         packed = pack_constants(with_bias(constants, pairs.bias), g, self.machine, c.lanes, c.vectors)

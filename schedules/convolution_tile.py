@@ -150,7 +150,7 @@ class MicroTile:
         return load(self.share.operands["channels"], offset, "int32", self.lanes)
 
     def _accumulate(self) -> None:
-        if isinstance(self.code, PairDot) and self.plan.sorts_steps:
+        if isinstance(self.code, PairDot) and self.g.sorts_steps:
             accumulate_sorted(self, self.code)
             return
         self._segments(tir.Bind(self.first_activation()), self._first_weight(), 0)
