@@ -18,6 +18,9 @@ from schedules.convolution_pairs import pack_pairs, table_width, with_bias
 # Kernels may read this far behind the input rows in scratch.
 _SLACK_BYTES = 64
 
+# Measured on ResNet-50, whose weights come from behind the second-level cache: 1024 to 4096 are alike.
+_PREFETCHED_BYTES = 2048
+
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
@@ -152,6 +155,12 @@ class ConvolutionLayout:
     def vector_bytes(self) -> int:
         """Bytes of packed weights that one vector load takes."""
         return self.config.lanes * self.geometry.dot.products
+
+    @property
+    def prefetched_bytes(self) -> int:
+        """How far ahead of their use weights are asked for; 0 where they stay in the first-level cache."""
+        stays = self.form.groups * self.group_weight_bytes <= self.machine.l1_bytes
+        return 0 if stays else _PREFETCHED_BYTES
 
     def panel_weight_bytes(self, vectors: int) -> int:
         return self.geometry.segments * self.geometry.step_groups * vectors * self.vector_bytes

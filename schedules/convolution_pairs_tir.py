@@ -36,11 +36,13 @@ def accumulate_sorted(tile: MicroTile, code: PairDot) -> None:
     first = tir.Bind(table[row + int(StepTable.WEIGHTS)])
     with tir.serial(0, direct) as s:
         at = tir.Bind(first + s * size)
+        tile.prefetch(at, size)
         weights = [vector(at, v) for v in range(tile.vectors)]
         step(s, lambda c, a, v: code.accumulate(c, a, weights[v], lanes))
     rest = tir.Bind(first + direct * size)
     with tir.serial(0, g.segments * g.steps - direct) as s:
         at = tir.Bind(rest + s * (2 * size))
+        tile.prefetch(at, 2 * size)
         magnitudes = [vector(at, 2 * v) for v in range(tile.vectors)]
         flips = [vector(at, 2 * v + 1) for v in range(tile.vectors)]
         step(direct + s, lambda c, a, v: code.accumulate_flipped(c, a, magnitudes[v], flips[v], lanes))

@@ -194,6 +194,7 @@ class MicroTile:
         for group in range(count):
             offset = segment + (first + group) * (self.vectors * size)
             part = size // self.code.registers
+            self.prefetch(offset, self.vectors * size)
             packed = [
                 tir.Bind(load(weight, offset + r * part, "int8", part))
                 for r in range(self.vectors * self.code.registers)
@@ -205,6 +206,12 @@ class MicroTile:
                 weights = [tir.Bind(self._unpacked(w, field, surplus)) for w in packed]
                 half = ends and field == fields - 1 and self._ends_in_half
                 self._step(activations, group * g.fields + field, weights, half)
+
+    def prefetch(self, weights: Expr, count: int) -> None:
+        """Asks for the weights that come a while after the `count` bytes that are about to be used."""
+        ahead = self.plan.prefetched_bytes
+        if ahead:
+            self.code.prefetch(self.share.operands["weight"], weights + ahead, count)
 
     def _step(self, activations: Expr, step: int, weights: list[Expr], half: bool) -> None:
         code, source, lanes = self.code, self.share.source, self.lanes

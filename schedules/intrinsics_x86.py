@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import MappingProxyType
 
-from schedules.intrinsics import Buffer, Expr, PlainInstructions, broadcast, cast, constant, reinterpret, tirx
+from schedules.intrinsics import (
+    Buffer,
+    Expr,
+    PlainInstructions,
+    broadcast,
+    cast,
+    constant,
+    reinterpret,
+    tir,
+    tirx,
+)
+
+_LINE = 64  # bytes of a cache line
 
 _PACK_WORDS = {
     4: "llvm.x86.sse2.packssdw.128",
@@ -64,17 +76,30 @@ class _X86Instructions(PlainInstructions):
         lowest, highest = (broadcast(tirx.Cast(dtype, bound), 4 * lanes) for bound in (low, high))
         return tirx.max(tirx.min(codes, highest), lowest)
 
+    def prefetch(self, buffer: Buffer, offset: Expr, count: int) -> None:
+        """PREFETCHT0 of each cache line. It walks page tables, which hardware prefetching does not: weights
+        of a library lie in small pages, as many as its network has weights."""
+        into_l1 = [tirx.const(value, "int32") for value in (0, 3, 1)]  # to read, into all levels, data
+        for line in range(0, count, _LINE):
+            address = tirx.address_of(buffer[offset + line])
+            tir.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *into_l1))
+
     def rescale(self, a: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int) -> Expr:
         """High halves by VPMULDQ, which multiplies the even lanes: odd lanes are shifted down to it."""
         wide = f"int64x{lanes // 2}"
-        a64, m64 = reinterpret(wide, a), reinterpret(wide, multiplier)
         half = constant(32, "int64", lanes // 2)
-        odd = tirx.shift_right(a64, half) * tirx.shift_right(m64, half)
-        even = _low_halves(a64, half) * _low_halves(m64, half)
-        unsigned = f"uint64x{lanes // 2}"
-        low = tirx.shift_right(reinterpret(unsigned, even), constant(32, "uint64", lanes // 2))
-        upper = reinterpret(unsigned, odd) & constant(0xFFFFFFFF00000000, "uint64", lanes // 2)
-        return tirx.shift_right(reinterpret(f"int32x{lanes}", low | upper) + rounding, shift)
+        odd = [i | 1 for i in range(lanes)]
+
+        def upper(vector: Expr) -> Expr:
+            return reinterpret(wide, tirx.Shuffle([vector], odd))
+
+        a64, m64 = reinterpret(wide, a), reinterpret(wide, multiplier)
+        products = [
+            reinterpret(f"int32x{lanes}", _low_halves(a64, half) * _low_halves(m64, half)),
+            reinterpret(f"int32x{lanes}", _low_halves(upper(a), half) * _low_halves(upper(multiplier), half)),
+        ]
+        high = tirx.Shuffle(products, [i | 1 if i % 2 == 0 else lanes + i for i in range(lanes)])
+        return tirx.shift_right(high + rounding, shift)
 
 
 def _low_halves(wide: Expr, half: Expr) -> Expr:
