@@ -6,7 +6,7 @@ from compiler.lowering.machine import DotProduct
 from schedules.convolution_layout import ConvolutionLayout
 from schedules.intrinsics import PlainInstructions
 from schedules.intrinsics_arm import NeonInstructions, SignedDot, SignedMatrix, WideningDot
-from schedules.intrinsics_x86 import ByteDot, WordDot
+from schedules.intrinsics_x86 import ByteDot, PairDot, WordDot
 
 
 def instructions(plan: ConvolutionLayout) -> PlainInstructions:
@@ -14,6 +14,8 @@ def instructions(plan: ConvolutionLayout) -> PlainInstructions:
     match plan.geometry.dot.kind, plan.machine.dot:
         case DotProduct.VNNI, _:
             return ByteDot()
+        case DotProduct.PMADDUBSW, _:
+            return PairDot()
         case DotProduct.PMADDWD, native:
             return WordDot(fused=native is DotProduct.VNNI)
         case DotProduct.SDOT, _:
