@@ -10,6 +10,7 @@ from compiler.loops.form import Convolution
 from compiler.lowering.kernel import structural_digest
 from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array, ElementType
+from schedules.bits import packed_bytes
 from schedules.convolution_config import ConvolutionConfig
 from schedules.convolution_geometry import Geometry, geometry, storage_dtype
 from schedules.convolution_packing import channel_fields, pack_constants, panel_vectors
@@ -87,7 +88,7 @@ class ConvolutionLayout:
     @property
     def scratch_row(self) -> int:
         """Elements of one input row in scratch."""
-        return self.geometry.columns_read(self.config.share_columns) * self.form.in_channels
+        return self.geometry.columns_read(self.config.share_columns) * self.geometry.form.in_channels
 
     @property
     def row_pitch(self) -> int:
@@ -111,6 +112,9 @@ class ConvolutionLayout:
                 return self.panels * self.channel_fields * width, "int32"
             case "parameters":
                 return 5, "int32"
+            case "output" if form.output is ElementType.B1:
+                pixels = form.batch * form.out_height * form.out_width
+                return pixels * packed_bytes(form.out_channels), "uint8"
             case "output":
                 pixels = form.batch * form.out_height * form.out_width
                 return pixels * g.output_pitch, storage_dtype(form.output, self.machine)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from compiler.numerics.element import ElementType
+from schedules.bits import packed_bytes
 from schedules.convolution_packing import ChannelField, Parameter
 from schedules.convolution_pairs_tir import accumulate_sorted
-from schedules.intrinsics import Expr, constant, load, reinterpret, store, tir, tirx
+from schedules.intrinsics import Expr, broadcast, constant, load, reinterpret, store, store_bits, tir, tirx
 from schedules.intrinsics_x86 import PairDot
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class MicroTile:
         self.y, self.x, self.panel, self.ragged = y, x, panel, ragged
         self.vectors = self.plan.tail_vectors if ragged else share.config.vectors
         self.lanes = share.config.lanes
+        self.gives_bits = self.g.form.output is ElementType.B1
+        # Sums of a pixel; those that become bits are taken eight at a time.
+        width = self.vectors * self.lanes
+        self.pixel_lanes = -(-width // 8) * 8 if self.gives_bits else width
         self.pixels = [(i, j) for i in range(share.config.rows) for j in range(columns)]
         together = self.code.pixels
         # A group that lacks pixels has its last one twice.
@@ -63,13 +68,18 @@ class MicroTile:
         self._start()
         self._accumulate()
         self._fold()
-        if self.g.form.requantizes:
+        self._finish()
+
+    def _finish(self) -> None:
+        """From sums to stored results."""
+        if self.gives_bits:
+            self._store_bits()
+        elif self.g.form.requantizes:
             self._move_left()
             run_all(self.finish())
         else:
-            for p in range(len(self.pixels)):
-                for v in range(self.vectors):
-                    self._store(p, v, 1, self.get(p, v), "int32")
+            for p, v in self._places():
+                self._store(p, v, 1, self.get(p, v), "int32")
 
     def clear(self) -> None:
         """Makes all accumulators 0."""
@@ -101,7 +111,10 @@ class MicroTile:
     def _allocate(self) -> None:
         """`sums` take the products, `accumulators` what `_fold` makes of them: often the same registers."""
         code, width = self.code, self.vectors * self.lanes
-        self.accumulators = tir.alloc_buffer((len(self.pixels) * width,), "int32", scope="local")
+        self.accumulators = tir.alloc_buffer((len(self.pixels) * self.pixel_lanes,), "int32", scope="local")
+        missing = self.pixel_lanes - width
+        for p in range(len(self.pixels) if missing else 0):
+            store(self.accumulators, self._slot(p, self.vectors), constant(0, "int32", missing), missing)
         self.sums = self.accumulators
         if code.folds:
             count = len(self.pixel_groups) * code.registers * width
@@ -127,6 +140,8 @@ class MicroTile:
                     self.set(p, v, value)
 
     def _sum_slot(self, group: int, v: int, register: int) -> int:
+        if not self.code.folds:
+            return self._slot(group, v)
         return ((group * self.vectors + v) * self.code.registers + register) * self.lanes
 
     def _sum(self, group: int, v: int, register: int) -> Expr:
@@ -136,7 +151,7 @@ class MicroTile:
         return [(p, v) for p in range(len(self.pixels)) for v in range(self.vectors)]
 
     def _slot(self, p: int, v: int) -> int:
-        return (p * self.vectors + v) * self.lanes
+        return p * self.pixel_lanes + v * self.lanes
 
     def get(self, p: int, v: int) -> Expr:
         return load(self.accumulators, self._slot(p, v), "int32", self.lanes)
@@ -307,12 +322,32 @@ class MicroTile:
         """Lanes of vector v beyond the group's channels."""
         return self.plan.surplus_lanes if self.ragged and v == self.vectors - 1 else 0
 
+    def _store_bits(self) -> None:
+        """A bit for each channel of each pixel; those behind the last channel are 0."""
+        g, output = self.g, self.share.operands["output"]
+        valid = self.vectors * self.lanes - self._surplus(self.vectors - 1)
+        first = self.group_panel * (self.share.config.vectors * self.lanes // 8)
+        piece = max(self.lanes, 8)
+        for p in range(len(self.pixels)):
+            offset = self._output_pixel(p) * packed_bytes(g.form.out_channels) + first
+            for lane in range(0, self.pixel_lanes, piece):
+                store_bits(output, offset + lane // 8, self._bits(p, lane, piece), piece, valid - lane)
+
+    def _bits(self, p: int, lane: int, lanes: int) -> Expr:
+        """Which results of a pixel are +1, from a lane on."""
+        sums = load(self.accumulators, self._slot(p, 0) + lane, "int32", lanes)
+        return sums > broadcast(self._parameter(Parameter.LOW), lanes)
+
+    def _output_pixel(self, p: int) -> Expr:
+        """Number of pixel p in the output."""
+        i, j = self.pixels[p]
+        row = self.share.image * self.g.height + self.share.row + self.y + i
+        return row * self.g.width + self.share.column + self.x + j
+
     def _store(self, p: int, v: int, count: int, value: Expr, dtype: str) -> None:
         """Stores `count` vectors from v on; a vector that is not all channels comes alone."""
         g, share, output = self.g, self.share, self.share.operands["output"]
-        i, j = self.pixels[p]
-        row = share.image * g.height + share.row + self.y + i
-        pixel = row * g.width + share.column + self.x + j
+        pixel = self._output_pixel(p)
         first = (self.group_panel * share.config.vectors + v) * self.lanes
         offset = pixel * g.output_pitch + self.group * g.group_outputs + first
         if not self._surplus(v):
