@@ -125,9 +125,9 @@ class Finish:
     def _rescaled(self, k: int, multiplier: Expr, rounding: Expr, shift: Expr) -> Expr:
         """Sums in memory come shifted by half a lane pair for the price of a load."""
         scratch, at = self.share.operands["scratch"], self.sums + k * ROW_BYTES
-        pairs = f"int64x{TILE_LANES // 2}"
+        vector = f"int32x{TILE_LANES}"
         even, odd = (
-            reinterpret(pairs, load(scratch, at + shifted, "uint8", ROW_BYTES)) for shifted in (0, 4)
+            reinterpret(vector, load(scratch, at + shifted, "uint8", ROW_BYTES)) for shifted in (0, 4)
         )
         return self.code.rescale_halves(even, odd, multiplier, rounding, shift, TILE_LANES)
 

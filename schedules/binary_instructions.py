@@ -140,11 +140,11 @@ def bit_counter(machine: CpuMachine) -> Popcount:
             return ArmDotCount()
         case DotProduct.SMLAL:
             return ArmCount()
-        case DotProduct.VNNI | DotProduct.PMADDWD if machine.counts_bits:
+        case DotProduct.VNNI | DotProduct.PMADDWD | DotProduct.PMADDUBSW if machine.counts_bits:
             return CarrySave()
         case DotProduct.VNNI:
             return X86DotCount()
-        case DotProduct.PMADDWD:
+        case DotProduct.PMADDWD | DotProduct.PMADDUBSW:
             return X86Count()
         case DotProduct.NONE:
             return Popcount()

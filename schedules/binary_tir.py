@@ -56,7 +56,7 @@ class BinaryTile(MicroTile):
                 biases = self.share.operands["biases"]
                 bias = load(biases, self._bias(p) + v * self.lanes, "int32", self.lanes)
                 total = bias - (total + total)
-            self._set(p, v, total)
+            self.set(p, v, total)
         self._finish()
 
     def _allocate(self) -> None:
@@ -92,7 +92,7 @@ class BinaryTile(MicroTile):
             for v in range(self.vectors)
         ]  # fmt: skip
         activations = tir.Bind(origin + first * WORD)
-        for p, offset in enumerate(self._pixel_offsets()):
+        for p, offset in enumerate(self.pixel_offsets()):
             words = [
                 tir.Bind(broadcast(self._word(activations + (offset + k * WORD), n), self.lanes))
                 for k, n in enumerate(sizes)

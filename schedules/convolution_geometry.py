@@ -40,6 +40,8 @@ def dot_shape(form: Convolution, machine: CpuMachine) -> DotShape:
     match machine.dot:
         case DotProduct.VNNI if stored == "uint8":
             return DotShape(DotProduct.VNNI, 4, "uint8")
+        case DotProduct.PMADDWD if stored == "uint8":
+            return DotShape(DotProduct.PMADDUBSW, 4, "uint8")
         case DotProduct.VNNI | DotProduct.PMADDWD:
             return DotShape(DotProduct.PMADDWD, 2, "int16")
         case DotProduct.SDOT if stored == "int8":
@@ -114,6 +116,11 @@ class Geometry:
     @property
     def segments(self) -> int:
         return self.segment_rows * self.segment_columns
+
+    @property
+    def sorts_steps(self) -> bool:
+        """Whether the steps of a panel come in the order of `convolution_pairs`."""
+        return self.dot.kind is DotProduct.PMADDUBSW and self.form.weight.bits == 8
 
     @property
     def group_inputs(self) -> int:

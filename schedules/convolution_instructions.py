@@ -6,7 +6,7 @@ from compiler.lowering.machine import CpuMachine, DotProduct
 from schedules.convolution_layout import ConvolutionLayout
 from schedules.intrinsics import PlainInstructions
 from schedules.intrinsics_arm import NeonInstructions, SignedDot, SignedMatrix, WideningDot
-from schedules.intrinsics_x86 import ByteDot, LiftedDot, WordDot, X86Instructions
+from schedules.intrinsics_x86 import ByteDot, LiftedDot, PairDot, WordDot, X86Instructions
 
 
 def instructions(plan: ConvolutionLayout) -> PlainInstructions:
@@ -15,6 +15,8 @@ def instructions(plan: ConvolutionLayout) -> PlainInstructions:
         case DotProduct.VNNI, _:
             lift = plan.geometry.lift
             return LiftedDot(lift) if lift else ByteDot()
+        case DotProduct.PMADDUBSW, _:
+            return PairDot()
         case DotProduct.PMADDWD, native:
             return WordDot(fused=native is DotProduct.VNNI)
         case DotProduct.SDOT, _:
@@ -32,7 +34,7 @@ def instructions(plan: ConvolutionLayout) -> PlainInstructions:
 def arithmetic(machine: CpuMachine) -> PlainInstructions:
     """Vector code that rescales and narrows sums that come from elsewhere."""
     match machine.dot:
-        case DotProduct.VNNI | DotProduct.PMADDWD:
+        case DotProduct.VNNI | DotProduct.PMADDWD | DotProduct.PMADDUBSW:
             return X86Instructions()
         case DotProduct.SDOT | DotProduct.SMMLA | DotProduct.SMLAL:
             return NeonInstructions()

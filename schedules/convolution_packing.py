@@ -63,17 +63,25 @@ def panel_vectors(outputs: int, lanes: int, vectors: int) -> list[int]:
     return [min(vectors, total - first) for first in range(0, total, vectors)]
 
 
-def pack_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -> Array:
-    """int8 bytes of codes [out_channels, kernel_height, kernel_width, in_channels / groups]."""
+def split_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -> Array:
+    """Codes [out_channels, kernel_height, kernel_width, in_channels / groups] as
+    [group, vector, segment, step, lane, product], zero where there is no channel or tap."""
     g, products = geometry, geometry.dot.products
     panels = panel_vectors(g.group_outputs, lanes, vectors)
     codes = np.zeros((g.form.groups, sum(panels) * lanes, g.segments, g.steps * products), np.int8)
     codes[:, : g.group_outputs, :, : g.run] = weight.reshape(
         g.form.groups, g.group_outputs, g.segments, g.run
     )
-    # [group, vector, lane, segment, step, product] -> [group, vector, segment, step, lane, product]
     split = codes.reshape(g.form.groups, sum(panels), lanes, g.segments, g.steps, products)
-    packed = _pack_fields(split.transpose(0, 1, 3, 4, 2, 5), g.form.weight, signed=g.lift > 0)
+    return split.transpose(0, 1, 3, 4, 2, 5)
+
+
+def pack_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -> Array:
+    """int8 bytes of codes [out_channels, kernel_height, kernel_width, in_channels / groups]."""
+    panels = panel_vectors(geometry.group_outputs, lanes, vectors)
+    packed = _pack_fields(
+        split_weights(weight, geometry, lanes, vectors), geometry.form.weight, signed=geometry.lift > 0
+    )
     parts: list[Array] = []
     for group in packed:
         first = 0

@@ -45,6 +45,7 @@ class Share:
         self.plan, self.g, self.config = plan, plan.geometry, plan.config
         self.operands = operands
         self.code = instructions(plan)
+        self.row_pitch = plan.row_pitch
         blocks = plan.blocks
         panel_block, rest = share % blocks.panels, share // blocks.panels
         column_block, rest = rest % blocks.columns, rest // blocks.columns
@@ -63,10 +64,10 @@ class Share:
             origin = (self.image, self.row, self.column)
             extent = (self.rows, self.columns)
             copy_rows(g, self.plan.scratch_row, self.operands, origin, extent)
-            self.source, self.row_pitch = self.operands["scratch"], self.plan.scratch_row
+            self.source = self.operands["scratch"]
             self.origin: Expr = 0
         else:
-            self.source, self.row_pitch = self.operands["input"], g.form.in_width * g.input_pitch
+            self.source = self.operands["input"]
             row = self.image * g.form.in_height + self.row * g.stride[0]
             self.origin = row * self.row_pitch + self.column * g.stride[1] * g.pixel_pitch
         if self.config.overlaps:

@@ -98,6 +98,10 @@ class PlainInstructions:
         that `start` left out."""
         return list(accumulators)
 
+    def prefetch(self, buffer: Buffer, offset: Expr, count: int) -> None:
+        """Asks for `count` bytes behind `offset` of a buffer of bytes, which may lie beyond its end; nothing
+        where it is not known to pay."""
+
     def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
         """accumulator + products; weights: int8 vector [lane, product]."""
         return accumulator + activations * cast("int32", lanes, weights)

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import MappingProxyType
 
-from schedules.intrinsics import Buffer, Expr, PlainInstructions, broadcast, cast, constant, reinterpret, tirx
+from schedules.intrinsics import (
+    Buffer,
+    Expr,
+    PlainInstructions,
+    broadcast,
+    cast,
+    constant,
+    reinterpret,
+    tir,
+    tirx,
+)
+
+_LINE = 64  # bytes of a cache line
 
 _PACK_WORDS = {
     4: "llvm.x86.sse2.packssdw.128",
@@ -21,6 +33,16 @@ _PACK_UNSIGNED = {
     4: "llvm.x86.sse2.packuswb.128",
     8: "llvm.x86.avx2.packuswb",
     16: "llvm.x86.avx512.packuswb.512",
+}
+_MULTIPLY_WORDS = {
+    4: "llvm.x86.sse2.pmadd.wd",
+    8: "llvm.x86.avx2.pmadd.wd",
+    16: "llvm.x86.avx512.pmaddw.d.512",
+}
+_MULTIPLY_BYTES = {
+    4: "llvm.x86.ssse3.pmadd.ub.sw.128",
+    8: "llvm.x86.avx2.pmadd.ub.sw",
+    16: "llvm.x86.avx512.pmaddubs.w.512",
 }
 
 
@@ -56,27 +78,34 @@ class X86Instructions(PlainInstructions):
         lowest, highest = (broadcast(tirx.Cast(dtype, bound), 4 * lanes) for bound in (low, high))
         return tirx.max(tirx.min(codes, highest), lowest)
 
+    def prefetch(self, buffer: Buffer, offset: Expr, count: int) -> None:
+        """PREFETCHT0 of each cache line. It walks page tables, which hardware prefetching does not: weights
+        of a library lie in small pages, as many as its network has weights."""
+        into_l1 = [tirx.const(value, "int32") for value in (0, 3, 1)]  # to read, into all levels, data
+        for line in range(0, count, _LINE):
+            address = tirx.address_of(buffer[offset + line])
+            tir.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *into_l1))
+
     def rescale(self, a: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int) -> Expr:
         """High halves by VPMULDQ, which multiplies the even lanes: odd lanes are shifted down to it."""
-        odd = tirx.shift_right(_pairs(a, lanes), constant(32, "int64", lanes // 2))
-        return self.rescale_halves(_pairs(a, lanes), odd, multiplier, rounding, shift, lanes)
+        upper = tirx.Shuffle([a], [i | 1 for i in range(lanes)])
+        return self.rescale_halves(a, upper, multiplier, rounding, shift, lanes)
 
     def rescale_halves(
         self, even: Expr, odd: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int
     ) -> Expr:
-        """The same of int64 lanes whose low halves are the even lanes, and the odd ones."""
-        half = constant(32, "int64", lanes // 2)
-        m64 = _pairs(multiplier, lanes)
-        upper = _low_halves(odd, half) * tirx.shift_right(m64, half)
-        lower = _low_halves(even, half) * _low_halves(m64, half)
-        unsigned = f"uint64x{lanes // 2}"
-        low = tirx.shift_right(reinterpret(unsigned, lower), constant(32, "uint64", lanes // 2))
-        high = reinterpret(unsigned, upper) & constant(0xFFFFFFFF00000000, "uint64", lanes // 2)
-        return tirx.shift_right(reinterpret(f"int32x{lanes}", low | high) + rounding, shift)
+        """The same of vectors whose even lanes are the even ones, and the odd ones."""
+        uppers = tirx.Shuffle([multiplier], [i | 1 for i in range(lanes)])
+        products = [_even_products(even, multiplier, lanes), _even_products(odd, uppers, lanes)]
+        high = tirx.Shuffle(products, [i | 1 if i % 2 == 0 else lanes + i for i in range(lanes)])
+        return tirx.shift_right(high + rounding, shift)
 
 
-def _pairs(vector: Expr, lanes: int) -> Expr:
-    return reinterpret(f"int64x{lanes // 2}", vector)
+def _even_products(a: Expr, b: Expr, lanes: int) -> Expr:
+    """64-bit products of the even lanes, as pairs of lanes."""
+    wide, half = f"int64x{lanes // 2}", constant(32, "int64", lanes // 2)
+    product = _low_halves(reinterpret(wide, a), half) * _low_halves(reinterpret(wide, b), half)
+    return reinterpret(f"int32x{lanes}", product)
 
 
 def _low_halves(wide: Expr, half: Expr) -> Expr:
@@ -127,10 +156,39 @@ class LiftedDot(ByteDot):
         return reinterpret(f"int8x{count}", codes & constant(256 - (1 << self.lift), "uint8", count))
 
 
+class PairDot(X86Instructions):
+    """VPMADDUBSW, then VPMADDWD by ones: four products per lane. Exact for weights of which no pair sums to
+    more than 128, see `convolution_pairs`; those of less than 8 bits never do."""
+
+    products = 4
+
+    def spread(self, source: Buffer, offset: Expr, step: int, lanes: int) -> Expr:
+        word = reinterpret("int32", source.vload([offset + 4 * step], "uint8x4"))
+        return reinterpret(f"uint8x{4 * lanes}", broadcast(word, lanes))
+
+    def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
+        return self._add(accumulator, activations, weights, lanes)
+
+    def accumulate_flipped(
+        self, accumulator: Expr, activations: Expr, magnitudes: Expr, flips: Expr, lanes: int
+    ) -> Expr:
+        """The same with unsigned weights and activations whose sign and offset `flips` changes."""
+        flipped = reinterpret(f"int8x{4 * lanes}", activations) ^ flips
+        return self._add(accumulator, magnitudes, flipped, lanes)
+
+    def _add(self, accumulator: Expr, unsigned: Expr, signed: Expr, lanes: int) -> Expr:
+        result, words, u32 = f"int32x{lanes}", f"int16x{2 * lanes}", f"uint32x{lanes}"
+        pairs = tirx.call_llvm_pure_intrin(words, _MULTIPLY_BYTES[lanes], unsigned, signed)
+        ones = constant(1, "int16", 2 * lanes)
+        sums = tirx.call_llvm_pure_intrin(result, _MULTIPLY_WORDS[lanes], pairs, ones)
+        # Unsigned: the bias wraps, and LLVM takes overflow of signed sums for undefined.
+        return reinterpret(result, reinterpret(u32, accumulator) + reinterpret(u32, sums))
+
+
 class WordDot(X86Instructions):
     """Two products of int16 activations and weights per lane: VPDPWSSD, or VPMADDWD and an add.
 
-    VPMADDUBSW, twice as fast, saturates its sums of two products and is not exact.
+    For 16-bit activations; `PairDot` takes 8-bit ones.
     """
 
     products = 2
@@ -147,5 +205,4 @@ class WordDot(X86Instructions):
         if self.fused:
             name = f"llvm.x86.avx512.vpdpwssd.{32 * lanes}"
             return tirx.call_llvm_pure_intrin(result, name, accumulator, activations, words)
-        name = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
-        return accumulator + tirx.call_llvm_pure_intrin(result, name[lanes], activations, words)
+        return accumulator + tirx.call_llvm_pure_intrin(result, _MULTIPLY_WORDS[lanes], activations, words)

@@ -95,7 +95,7 @@ AVX2_ZEN3 = CpuMachine(
     dot=DotProduct.PMADDWD,
     vector_bits=256,
     vector_registers=16,
-    activation_offset=0,
+    activation_offset=128,
     matrix_tiles=False,
     l1_bytes=32 << 10,
     l2_bytes=512 << 10,
@@ -108,7 +108,7 @@ AVX2 = CpuMachine(
     dot=DotProduct.PMADDWD,
     vector_bits=256,
     vector_registers=16,
-    activation_offset=0,
+    activation_offset=128,
     matrix_tiles=False,
     l1_bytes=32 << 10,
     l2_bytes=256 << 10,
@@ -167,6 +167,12 @@ def host_machine() -> CpuMachine:
     if family:
         return select_arm(host_features(), _cpuinfo("CPU part"))
     raise ValueError(f"no schedules for {platform.machine()}: x86-64 and 64-bit Arm only")
+
+
+def host_without(prefixes: tuple[str, ...]) -> CpuMachine:
+    """The x86 machine that this computer would be without the features whose names begin so."""
+    kept = frozenset(feature for feature in host_features() if not feature.startswith(prefixes))
+    return select_x86(kept, _cpuinfo("vendor_id"))
 
 
 def runs_here(machine: CpuMachine) -> bool:

@@ -17,15 +17,12 @@ from compiler.ir.diagnostics import BitloomError
 from compiler.ir.graph import Graph
 from compiler.ir.parser import parse_graph
 from compiler.ir.verifier import VerificationError, verify
-from compiler.loops.form import Form
-from compiler.lowering.kernel import KernelPlan
-from compiler.lowering.program import lower_program
+from compiler.lowering.program import lower_variants
 from compiler.numerics.element import Array, ElementType
 from compiler.ops import OPS
 from compiler.passes.base import Notes
 from compiler.passes.requantize import FuseRequantize
-from schedules.cpu import plan_kernel
-from schedules.machines import host_machine
+from targets import target_named
 
 B1, I8 = ElementType.B1, ElementType.I8
 SIZE = 8
@@ -82,10 +79,6 @@ def every_value(path: Path, x: Array) -> dict[str, Array]:
     return dict(zip(names, session.run(None, {"x": x}), strict=True))
 
 
-def plan_here(form: Form) -> KernelPlan:
-    return plan_kernel(form, host_machine())
-
-
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model and its library: every layer but the last gives bits."""
@@ -118,7 +111,7 @@ def test_between_layers_there_are_bits_alone(compiled: tuple[Path, Path]) -> Non
     assert [n.output.type.element for n in convolutions] == [B1, B1, B1, I8]
     # The first reads bytes: its channels are moved to the last axis first.
     assert all(v.type.element is B1 for n in convolutions[1:] for v in n.inputs[:2])
-    program = lower_program(graph, plan_here)
+    (program,) = lower_variants(graph, target_named("host").planners).values()
     sizes = {v.name: program.places[v].buffer.size for n in convolutions for v in n.outputs}
     assert list(sizes.values())[:3] == [64 * 4, 16 * 5, 16 * 8]
 
@@ -247,4 +240,4 @@ def test_ports_are_never_packed() -> None:
   output %a
 }}"""
     with pytest.raises(ValueError, match="dequantize them"):
-        lower_program(parsed(text), plan_here)
+        lower_variants(parsed(text), target_named("host").planners)

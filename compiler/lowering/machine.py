@@ -11,6 +11,7 @@ class DotProduct(Enum):
 
     VNNI = "vpdpbusd"  # 4 products of uint8 activations and int8 weights
     PMADDWD = "vpmaddwd"  # 2 products of int16, then an add (vpdpwssd where VNNI exists)
+    PMADDUBSW = "vpmaddubsw"  # 4 products of uint8 and int8 with VPMADDWD, where pairs cannot saturate
     SDOT = "sdot"  # 4 products of int8
     SMMLA = "smmla"  # 2x8 by 8x2 matrices of int8; such machines have sdot as well
     SMLAL = "smlal"  # widening int8 multiplies, pairwise accumulation
