@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from compiler.loops.form import Convolution
 from compiler.lowering.kernel import structural_digest
 from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array, ElementType
+from schedules.convolution_arm import indexes_weights
 from schedules.convolution_config import ConvolutionConfig
 from schedules.convolution_geometry import Geometry, geometry, storage_dtype
-from schedules.convolution_packing import channel_fields, pack_constants, panel_vectors
+from schedules.convolution_packing import Parameter, channel_fields, pack_constants, panel_vectors
 
 # Kernels may read this far behind the input rows in scratch.
 _SLACK_BYTES = 64
@@ -96,7 +99,7 @@ class ConvolutionLayout:
                 width = self.config.vectors * self.config.lanes
                 return self.panels * self.channel_fields * width, "int32"
             case "parameters":
-                return 5, "int32"
+                return len(Parameter) + len(self.indexed_loop), "int32"
             case "output":
                 pixels = form.batch * form.out_height * form.out_width
                 return pixels * g.output_pitch, storage_dtype(form.output, self.machine)
@@ -142,6 +145,20 @@ class ConvolutionLayout:
         """Bytes of packed weights that one vector load takes."""
         return self.config.lanes * self.geometry.dot.products
 
+    @property
+    def rounds(self) -> int:
+        """Iterations of the inner loop over a segment."""
+        return (self.geometry.step_groups - int(self.geometry.peels)) // self.config.unroll
+
+    @property
+    def indexed_loop(self) -> tuple[int, ...]:
+        """Iterations of the inner loop, and the bytes before each of an iteration's vectors of weights, where
+        these are indexed: operands, because LLVM would turn numbers that it knows into offsets of loads."""
+        c = self.config
+        if self.rounds < 2 or not indexes_weights(c.vectors, self.geometry, self.machine):
+            return ()
+        return (self.rounds, *(self.vector_bytes * i for i in range(c.vectors * c.unroll)))
+
     def panel_weight_bytes(self, vectors: int) -> int:
         return self.geometry.segments * self.geometry.step_groups * vectors * self.vector_bytes
 
@@ -152,4 +169,6 @@ class ConvolutionLayout:
     def pack(self, constants: Mapping[str, Array]) -> dict[str, Array]:
         """weight, channels and parameters from the form's weight, bias, multiplier, shift, parameters."""
         c = self.config
-        return pack_constants(constants, self.geometry, self.machine, c.lanes, c.vectors)
+        packed = pack_constants(constants, self.geometry, self.machine, c.lanes, c.vectors)
+        loop = np.array(self.indexed_loop, np.int32)
+        return {**packed, "parameters": np.concatenate([packed["parameters"], loop])}
