@@ -114,6 +114,18 @@ class Geometry:
         return -(-self.steps // self.fields)
 
     @property
+    def ends_in_half(self) -> bool:
+        """Whether a segment's last step has products in its first half alone, and SMLAL can stop there."""
+        rest = self.run % self.dot.products
+        return self.dot.kind is DotProduct.SMLAL and 0 < rest <= self.dot.products // 2
+
+    @property
+    def peels(self) -> bool:
+        """Whether a segment's last group of steps is emitted by itself: it stops early, or is masked."""
+        short = self.form.weight.bits < 8 and self.run % (self.dot.products * self.fields) != 0
+        return short or self.ends_in_half
+
+    @property
     def segments(self) -> int:
         return self.segment_rows * self.segment_columns
 

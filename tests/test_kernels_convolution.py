@@ -40,10 +40,10 @@ def _x86(name: str, cpu: str, dot: DotProduct, bits: int, offset: int, *features
     )
 
 
-def _arm(cpu: str, dot: DotProduct) -> CpuMachine:
+def _arm(cpu: str, dot: DotProduct, *, in_order: bool = False) -> CpuMachine:
     target = (("kind", "llvm"), ("mtriple", "aarch64-linux-gnu"), ("mcpu", cpu))
     machine = _x86(cpu.replace("-", "_"), cpu, dot, 128, 0)
-    return replace(machine, target=target, vector_registers=32)
+    return replace(machine, target=target, vector_registers=32, in_order=in_order)
 
 
 AVX512 = _x86("avx512", "skylake-avx512", DotProduct.PMADDWD, 512, 128, "avx512f", "avx512bw", "avx512vl")
@@ -52,8 +52,10 @@ AVX2 = _x86("avx2", "haswell", DotProduct.PMADDWD, 256, 128, "avx2")
 AVX2_SIGNED = _x86("avx2signed", "haswell", DotProduct.PMADDWD, 256, 0, "avx2")
 SSE2 = _x86("sse2", "x86-64", DotProduct.NONE, 128, 0)
 X86_MACHINES = (AVX512_VNNI, AVX512, AVX_VNNI, AVX2, AVX2_SIGNED, SSE2)
+A55 = _arm("cortex-a55", DotProduct.SDOT, in_order=True)
 ARM_MACHINES = (
     _arm("cortex-a76", DotProduct.SDOT),
+    A55,
     _arm("cortex-a53", DotProduct.SMLAL),
     _arm("neoverse-n2", DotProduct.SMMLA),
 )
@@ -357,6 +359,17 @@ def check_aarch64(plan: ConvolutionPlan, seed: int, extreme: bool = False) -> No
 def test_aarch64_kernels_are_exact(machine: CpuMachine, weight: ElementType) -> None:
     form = Convolution(1, 9, 9, 19, 9, 9, 21, 3, 3, I8, weight, I8, pad=(1, 1), output_pitch=23)
     check_aarch64(plan_convolution(form, machine), seed=3)
+
+
+@needs_emulation
+@pytest.mark.parametrize("weight", [I8, I4], ids=lambda e: e.value)
+@pytest.mark.parametrize("outputs", [8, 24, 28])
+def test_loops_that_index_their_weights_are_exact(weight: ElementType, outputs: int) -> None:
+    """Several rounds and a rest, whole panels and a ragged last one."""
+    form = Convolution(1, 5, 5, 80, 5, 5, outputs, 3, 3, I8, weight, I8, pad=(1, 1))
+    plan = plan_convolution(form, A55)
+    assert plan.rounds > 1 and plan.indexed_loop
+    check_aarch64(plan, seed=4, extreme=True)
 
 
 @pytest.mark.slow
