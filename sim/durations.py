@@ -35,6 +35,7 @@ from sim.isa import (
     Softmax,
     Store,
 )
+from sim.memories import bank_layout
 from sim.resolve import Table, ceil_div, resolve
 from sim.stream import Stream
 
@@ -65,6 +66,7 @@ class Work:
     accumulator_words: Column
     scratchpad_bytes: Column
     banks: list[int]
+    accesses: Accesses
 
 
 def work(stream: Stream, config: NpuConfig, core: int = 0) -> Work:
@@ -86,6 +88,7 @@ def work(stream: Stream, config: NpuConfig, core: int = 0) -> Work:
         accumulator_words=words,
         scratchpad_bytes=local,
         banks=_banks(found, config, n),
+        accesses=found,
     )
     for cls, cost in _COSTS.items():
         table = resolve(stream, cls, core)
@@ -259,24 +262,6 @@ _COSTS = {
     Lookup: _lookup,
     Softmax: _softmax,
 }
-
-
-def bank_layout(config: NpuConfig) -> dict[Memory, tuple[int, int]]:
-    """Bytes (words) of a bank of each memory inside a core, and the bit of its first bank in a mask."""
-    pads = config.scratchpad
-    sizes = {
-        Memory.ACTIVATION: (pads.activation_bytes, pads.activation_banks),
-        Memory.WEIGHT: (pads.weight_bytes, pads.weight_banks),
-        Memory.PARAMETER: (pads.parameter_bytes, pads.parameter_banks),
-        Memory.TABLE: (pads.table_bytes, 1),
-        Memory.ACCUMULATOR: (pads.accumulator_words, 2),
-    }
-    layout: dict[Memory, tuple[int, int]] = {}
-    bit = 0
-    for memory, (size, banks) in sizes.items():
-        layout[memory] = (size // banks, bit)
-        bit += banks
-    return layout
 
 
 def _banks(found: Accesses, config: NpuConfig, count: int) -> list[int]:

@@ -345,6 +345,18 @@ def test_statistics_add_up_over_parts() -> None:
         assert sum(p.engines[0][engine.name].busy for p in parts) == whole.engines[0][engine.name].busy
 
 
+def test_statistics_tell_how_much_of_each_memory_is_touched() -> None:
+    """Two fills that overlap by half, and one far away."""
+    fill = Fill(
+        engine=Engine.LOAD, memory=Memory.ACTIVATION, local=0, row_bytes=64, rows=1, planes=1, pattern=0
+    )
+    program = Program.of([*DENSE, fill, replace(fill, local=32), replace(fill, local=1000)])
+    touched = statistics(time_program(program, CONFIG), CONFIG).touched
+    assert touched == {
+        "ACTIVATION": 96 + 64, "WEIGHT": 0, "PARAMETER": 0, "TABLE": 0, "ACCUMULATOR": 0
+    }  # fmt: skip
+
+
 def test_a_trace_holds_every_instruction_and_all_bytes() -> None:
     case = random_program("conv", 3, CONFIG)
     timing = time_program(case.program, CONFIG)
