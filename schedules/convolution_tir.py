@@ -59,10 +59,10 @@ class Share:
         self.last_columns = column_block == blocks.columns - 1
 
     def emit(self) -> None:
-        g = self.g
+        plan, g = self.plan, self.g
         if g.copies:
             origin = (self.image, self.row, self.column)
-            copy_rows(self.plan, self.operands, origin, (self.rows, self.columns))
+            copy_rows(g, plan.scratch_row, self.operands, origin, (self.rows, self.columns))
             self.source = self.operands["scratch"]
             self.origin: Expr = 0
         else:

@@ -8,6 +8,7 @@ from compiler.lowering.machine import CpuMachine
 from schedules.convolution import plan_convolution
 from schedules.depthwise import plan_depthwise
 from schedules.loops import plan_loops
+from schedules.winograd import plan_winograd, takes
 
 
 def plan_kernel(form: Form, machine: CpuMachine) -> KernelPlan:
@@ -17,4 +18,6 @@ def plan_kernel(form: Form, machine: CpuMachine) -> KernelPlan:
     """
     if not isinstance(form, Convolution):
         return plan_loops(form, machine)
-    return plan_depthwise(form, machine) if form.depthwise else plan_convolution(form, machine)
+    if form.depthwise:
+        return plan_depthwise(form, machine)
+    return plan_winograd(form, machine) if takes(form, machine) else plan_convolution(form, machine)
