@@ -34,7 +34,7 @@ from compiler.ir.diagnostics import BitloomError
 from compiler.ir.graph import Graph
 from compiler.ir.printer import graph_text
 from compiler.lowering.cache import Cache, default_folder, source_digest
-from compiler.lowering.program import Program, lower_program
+from compiler.lowering.program import Program, lower_variants
 from compiler.numerics.element import Array
 from compiler.quantize.budget import Budget
 from compiler.quantize.calibration_run import read_calibration
@@ -67,6 +67,7 @@ def compile(
     *,
     calibration: Samples,
     target: str = "host",
+    variants: Sequence[str] = (),
     output: str | Path = "out",
     name: str | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -83,6 +84,8 @@ def compile(
 
     calibration: an .npz file, or an iterable of arrays (one-input models) or of {input: array}; float32, in
         the model's own input scale; some 20 to 200 typical samples.
+    variants: more targets, such as "cortex-a76", whose kernels the library carries too; each context runs the
+        best that its CPU has.
     name: of the library and its C functions; the file's name if left out.
     shapes: for dynamic inputs. weights: int8, int4, int2 or binary; activations: int8 or int16.
     layer_weights: weights of single layers by ONNX node name. observer: how ranges are found.
@@ -92,7 +95,7 @@ def compile(
     progress: called with each stage, and how many of its pieces are done where they are counted.
     Errors: BitloomError with a message to act on; `output` is then as it was before.
     """
-    chosen = target_named(target)
+    chosen = target_named(target, variants)
     options = QuantizeOptions(
         weights=WeightWidths(
             element_named(weights, "weights"),
@@ -119,22 +122,22 @@ def compile(
         return artifact
     compilation = quantize_imported(imported, samples, options, progress=progress)
     progress("lower")
-    program = lower_program(compilation.graph, chosen.plan_kernel)
+    programs = lower_variants(compilation.graph, chosen.planners)
     text = graph_text(compilation.graph).encode()
     attachments = {f"{library}{IR_SUFFIX}": gzip.compress(text, 1, mtime=0)}
-    facts = {**_provenance(chosen, key, samples), **program_facts(program, imported)}
+    facts = {**_provenance(chosen, key, samples), **program_facts(programs, imported)}
     if compilation.bit_widths is not None:
         facts["bit_widths"] = compilation.bit_widths.as_dict()
-    chosen.emit(program, library, artifact.path, attachments, facts, store, progress)
+    chosen.emit(programs, library, artifact.path, attachments, facts, store, progress)
     store.put("artifacts", key, _pack(artifact))
     return artifact
 
 
-def program_facts(program: Program, imported: Imported) -> dict[str, Any]:
-    """The manifest's account of memory, layers and notes."""
+def program_facts(programs: Mapping[str, Program], imported: Imported) -> dict[str, Any]:
+    """The manifest's account of memory, layers and notes, of programs that differ in their kernels alone."""
     return {
-        "summary": program_summary(program),
-        "layers": [row.as_dict() for row in layer_rows(program)],
+        "summary": program_summary(programs.values()),
+        "layers": [row.as_dict() for row in layer_rows(next(iter(programs.values())))],
         "notes": [
             {"layer": str(n.location), "pass": n.pass_name, "text": n.text} for n in imported.notes.entries
         ],

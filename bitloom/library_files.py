@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from compiler.ir.diagnostics import BitloomError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 _FORMAT = "bitloom-library"
 _ONNX_NAMES = {"float32": "float"}
 
@@ -141,6 +141,19 @@ def port_info(record: Mapping[str, Any]) -> PortInfo:
         zero_point=record["zero_point"],
         codes_dtype=None if codes is None else np.dtype(codes),
     )
+
+
+def variant_records(manifest: Mapping[str, Any], variant: str | None) -> dict[str, Mapping[str, Any]]:
+    """What the manifest says of each variant by name, or of `variant` alone.
+
+    Errors: LoadError for a variant that it does not name.
+    """
+    known = {record["name"]: record for record in manifest["variants"]}
+    if variant is None:
+        return known
+    if variant not in known:
+        raise LoadError(f'{manifest["name"]} has no variant "{variant}"; it holds {", ".join(known)}')
+    return {variant: known[variant]}
 
 
 def step_info(record: Mapping[str, Any]) -> StepInfo:

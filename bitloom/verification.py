@@ -44,8 +44,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The verdict. layers: compared for each sample (outputs alone where not asked layer by layer)."""
+    """The verdict on one variant. layers: compared for each sample (outputs alone where not asked layer by
+    layer)."""
 
+    variant: str
     samples: int
     layers: int
     difference: Difference | None
@@ -85,18 +87,19 @@ def verify(
     threads: int = 0,
     seed: int = 0,
     runner: str = "local",
+    variant: str | None = None,
 ) -> Verification:
     """Runs the library in folder `path` and the interpreter on the same inputs, and stops at the first
     difference.
 
     inputs: {name: float32 array} per sample; drawn at random over each input's whole range if left out.
     layers: compare every layer's codes (True) or the outputs alone.
-    runner: where the library runs, as for `load`.
+    runner, variant: where the library runs and which of its variants, as for `load`.
     """
     graph = read_graph(Path(path))
     chosen = list(inputs) if inputs is not None else list(random_inputs(graph, samples, seed))
     compared = 0
-    with load(path, threads, runner) as model:
+    with load(path, threads, runner, variant) as model:
         for index, sample in enumerate(chosen):
             pairs = _layers(graph, model, sample) if layers else _outputs(graph, model, sample)
             compared = 0
@@ -104,8 +107,8 @@ def verify(
                 compared += 1
                 difference = _difference(graph, index, name, expected, found)
                 if difference is not None:
-                    return Verification(index + 1, compared, difference)
-    return Verification(len(chosen), compared, None)
+                    return Verification(model.variant, index + 1, compared, difference)
+        return Verification(model.variant, len(chosen), compared, None)
 
 
 def random_inputs(graph: Graph, samples: int, seed: int) -> Iterator[dict[str, Array]]:
@@ -173,9 +176,13 @@ def _bits(array: Array) -> str:
     return f"u{array.dtype.itemsize}"
 
 
-def verdict_lines(result: Verification, names: Sequence[str]) -> list[str]:
-    """The verdict for people."""
+def verdict_lines(result: Verification, names: Sequence[str], variants: Sequence[str]) -> list[str]:
+    """The verdict for people. variants: all that the library holds."""
     if result.difference is not None:
-        return [f"DIFFERENT: {result.difference}"]
+        return [f"DIFFERENT: variant {result.variant}, {result.difference}"]
     what = f"{result.layers} layers" if result.layers > len(names) else "the outputs"
-    return [f"exact: {what} of {result.samples} samples are equal to the interpreter, bit for bit"]
+    lines = [f"exact: {what} of {result.samples} samples are equal to the interpreter, bit for bit"]
+    others = [name for name in variants if name != result.variant]
+    if others:
+        lines.append(f"variant {result.variant}; not run: {', '.join(others)} (--variant NAME)")
+    return lines

@@ -9,10 +9,8 @@ from typing import Any, Protocol
 
 from compiler.frontend import Model, import_graph, load_model
 from compiler.ir.graph import Graph, Value
-from compiler.loops.form import Form
 from compiler.lowering.cache import Cache
-from compiler.lowering.kernel import KernelPlan
-from compiler.lowering.program import Program
+from compiler.lowering.program import PlanKernel, Program
 from compiler.numerics.element import ElementType
 from compiler.numerics.quantization import QuantizedType
 from compiler.passes.base import Note, Notes, Pass, PassRecord, run_pass
@@ -60,13 +58,22 @@ class Target(Protocol):
         """Names everything about the target that changes what is built."""
         ...
 
-    def plan_kernel(self, form: Form) -> KernelPlan:
-        """The kernel for a form. Errors: ValueError with the reason where the target has none."""
+    def with_variants(self, others: Sequence[Target]) -> Target:
+        """This target, whose libraries carry kernels for `others` as well and choose at run time.
+
+        Errors: BitloomError for targets that cannot be in one library.
+        """
+        ...
+
+    @property
+    def planners(self) -> Mapping[str, PlanKernel]:
+        """For each variant of a library, by its name, what gives the kernel for a form; it raises ValueError
+        with the reason where there is none."""
         ...
 
     def emit(
         self,
-        program: Program,
+        programs: Mapping[str, Program],
         name: str,
         out: Path,
         attachments: Mapping[str, bytes],
@@ -76,6 +83,7 @@ class Target(Protocol):
     ) -> None:
         """Builds the kernels and writes the library into the folder `out`, or nothing at all.
 
+        programs: of each variant, over the same constants.
         attachments: more files by name. facts: entries of the manifest.
         """
         ...

@@ -51,6 +51,7 @@ def _core(
         vector_bits=128,
         vector_registers=32,
         activation_offset=0,
+        matrix_tiles=False,
         l1_bytes=l1_bytes,
         l2_bytes=l2_bytes,
         in_order=in_order,
@@ -113,6 +114,14 @@ _PARTS: Mapping[str, CpuMachine] = {
     "0xd48": CORTEX_X2,
     "0xd49": NEOVERSE_N2,
 }
+
+_ARM_LIMITED = 0x41  # the implementer whose parts those are, in the upper half of MIDR_EL1
+
+
+def arm_models(machine: CpuMachine) -> tuple[int, ...]:
+    """Cores that a machine is tuned for, as implementer * 65536 + part."""
+    return tuple(_ARM_LIMITED << 16 | int(part, 16) for part, tuned in _PARTS.items() if tuned is machine)
+
 
 # Of the cores that LLVM knows, those that issue in order.
 _IN_ORDER = frozenset(

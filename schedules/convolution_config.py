@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import product
 
 from compiler.lowering.machine import CpuMachine, DotProduct
 from schedules.convolution_arm import fits_registers, has_model, micro_tile_instructions
 from schedules.convolution_geometry import Geometry
 from schedules.convolution_packing import panel_vectors
+from schedules.sharing import even_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +231,7 @@ def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionCo
     weights_first = weight_bytes > input_bytes
     if not weights_first:  # A share's input stays in the second-level cache while panels go over it.
         wanted = max(wanted, 4 * input_bytes // machine.l2_bytes)
-    block, share_panels = _blocks(wanted, units, panels, weights_first)
+    block, share_panels = even_blocks(wanted, units, panels, weights_first)
     share_weights = share_panels * tile.vectors * tile.lanes * g.segments * g.steps * g.dot.products
     return ConvolutionConfig(
         lanes=tile.lanes,
@@ -244,44 +245,3 @@ def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionCo
         panels_inner=share_weights <= machine.l1_bytes // 2 and not tile.overlaps,
         overlaps=tile.overlaps,
     )
-
-
-def _blocks(wanted: int, units: int, panels: int, weights_first: bool) -> tuple[int, int]:
-    """Sizes of blocks of units of pixels and of panels that make about `wanted` even shares.
-
-    Cutting units repeats the weights' traffic and cutting panels the activations', so the larger one is
-    cut first and cutting the other costs a little.
-    """
-
-    def cost(blocks: tuple[int, int]) -> float:
-        count = -(-units // blocks[0]) * -(-panels // blocks[1])
-        other = -(-units // blocks[0]) if weights_first else -(-panels // blocks[1])
-        uneven = _unevenness(_shares(units, blocks[0], panels, blocks[1]))
-        return uneven + 0.01 * (abs(count - wanted) + other)
-
-    if wanted == 1:
-        return units, panels
-    pairs = product(_block_sizes(units, 2 * wanted), _block_sizes(panels, 2 * wanted))
-    fitting = [(u, p) for u, p in pairs if -(-units // u) * -(-panels // p) <= 2 * wanted]
-    return min(fitting, key=cost)
-
-
-def _block_sizes(length: int, most: int) -> list[int]:
-    """Sizes of blocks of which at most `most` make up `length`."""
-    return sorted({-(-length // parts) for parts in range(1, min(length, most) + 1)})
-
-
-def _shares(units: int, unit_block: int, panels: int, panel_block: int) -> list[int]:
-    """Work of each share, in order."""
-    rows = [min(unit_block, units - u) for u in range(0, units, unit_block)]
-    columns = [min(panel_block, panels - p) for p in range(0, panels, panel_block)]
-    return [r * c for r in rows for c in columns]
-
-
-def _unevenness(shares: list[int]) -> float:
-    """Time of two threads and of four that take equal ranges of shares, over that of a perfect cut."""
-    total = 0.0
-    for threads in (2, 4):
-        ends = [len(shares) * i // threads for i in range(threads + 1)]
-        total += max(sum(shares[a:b]) for a, b in pairwise(ends)) * threads / sum(shares)
-    return total

@@ -14,23 +14,23 @@ _COPY_BYTES = 32
 
 def copy_rows(
     g: Geometry,
-    row_pitch: int,
+    scratch_row: int,
     operands: dict[str, Buffer],
     origin: tuple[Expr, Expr, Expr],
     extent: tuple[Expr, Expr],
 ) -> None:
     """Fills scratch with the input behind output pixels [row, row + rows) x [column, column + columns).
 
-    row_pitch: elements of a row in scratch. origin: image, row, column of the output grid; extent: rows,
+    scratch_row: elements of a row in scratch. origin: image, row, column of the output grid; extent: rows,
     columns. Blocks of columns occur only in flat grids; otherwise scratch rows are whole rows of the image
     with their padding.
     """
-    _RowCopy(g, row_pitch, operands).emit(origin, extent)
+    _RowCopy(g, scratch_row, operands).emit(origin, extent)
 
 
 class _RowCopy:
-    def __init__(self, g: Geometry, row_pitch: int, operands: dict[str, Buffer]) -> None:
-        self.g, self.form, self.row_pitch = g, g.form, row_pitch
+    def __init__(self, g: Geometry, scratch_row: int, operands: dict[str, Buffer]) -> None:
+        self.g, self.form, self.row_pitch = g, g.form, scratch_row
         self.source, self.target = operands["input"], operands["scratch"]
         self.zero = operands["parameters"][int(Parameter.PADDING)]
         self.dtype = self.g.dot.activation

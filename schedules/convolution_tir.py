@@ -59,10 +59,11 @@ class Share:
         self.last_columns = column_block == blocks.columns - 1
 
     def emit(self) -> None:
-        plan, g = self.plan, self.g
+        g = self.g
         if g.copies:
             origin = (self.image, self.row, self.column)
-            copy_rows(g, plan.scratch_row, self.operands, origin, (self.rows, self.columns))
+            extent = (self.rows, self.columns)
+            copy_rows(g, self.plan.scratch_row, self.operands, origin, extent)
             self.source = self.operands["scratch"]
             self.origin: Expr = 0
         else:

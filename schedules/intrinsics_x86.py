@@ -86,20 +86,24 @@ class _X86Instructions(PlainInstructions):
 
     def rescale(self, a: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int) -> Expr:
         """High halves by VPMULDQ, which multiplies the even lanes: odd lanes are shifted down to it."""
-        wide = f"int64x{lanes // 2}"
-        half = constant(32, "int64", lanes // 2)
-        odd = [i | 1 for i in range(lanes)]
+        upper = tirx.Shuffle([a], [i | 1 for i in range(lanes)])
+        return self.rescale_halves(a, upper, multiplier, rounding, shift, lanes)
 
-        def upper(vector: Expr) -> Expr:
-            return reinterpret(wide, tirx.Shuffle([vector], odd))
-
-        a64, m64 = reinterpret(wide, a), reinterpret(wide, multiplier)
-        products = [
-            reinterpret(f"int32x{lanes}", _low_halves(a64, half) * _low_halves(m64, half)),
-            reinterpret(f"int32x{lanes}", _low_halves(upper(a), half) * _low_halves(upper(multiplier), half)),
-        ]
+    def rescale_halves(
+        self, even: Expr, odd: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int
+    ) -> Expr:
+        """The same of vectors whose even lanes are the even ones, and the odd ones."""
+        uppers = tirx.Shuffle([multiplier], [i | 1 for i in range(lanes)])
+        products = [_even_products(even, multiplier, lanes), _even_products(odd, uppers, lanes)]
         high = tirx.Shuffle(products, [i | 1 if i % 2 == 0 else lanes + i for i in range(lanes)])
         return tirx.shift_right(high + rounding, shift)
+
+
+def _even_products(a: Expr, b: Expr, lanes: int) -> Expr:
+    """64-bit products of the even lanes, as pairs of lanes."""
+    wide, half = f"int64x{lanes // 2}", constant(32, "int64", lanes // 2)
+    product = _low_halves(reinterpret(wide, a), half) * _low_halves(reinterpret(wide, b), half)
+    return reinterpret(f"int32x{lanes}", product)
 
 
 def _low_halves(wide: Expr, half: Expr) -> Expr:

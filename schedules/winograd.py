@@ -47,7 +47,9 @@ BLOCK = 16  # channels that are transformed together
 MOST_CHANNELS = (2**31 - 1) // (4 * 255 * 9 * 127)
 
 _DOUBLE_G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
-_LEAST_PIXELS = 13 * 13  # below, tiles cover too much beyond the image and weights are used too seldom
+# Transformed weights are large, and each is used once per tile: from the second-level cache that pays from
+# the first number of tiles on, from behind it from the second. Measured from 7x7 to 56x56.
+_FEW_TILES, _MANY_TILES = 16, 49
 _MOST_INPUT_BYTES = 512 << 10  # transformed inputs of a share: they are read again for each panel
 _LEAST_SHARES = 4
 
@@ -63,7 +65,7 @@ class WinogradConfig:
     share_panels: int
 
 
-def takes(form: Convolution, machine: CpuMachine) -> bool:
+def winograd_pays(form: Convolution, machine: CpuMachine) -> bool:
     """Whether this template computes the form, and faster than a direct convolution."""
     eight_bits = form.input is form.weight is form.output is ElementType.I8
     square = (form.kernel_height, form.kernel_width) == (3, 3) and form.groups == 1
@@ -75,8 +77,15 @@ def takes(form: Convolution, machine: CpuMachine) -> bool:
         and machine.activation_offset == 128
         and (eight_bits and square and dense and channels)
         and form.out_channels % LANES == 0
-        and form.out_height * form.out_width >= _LEAST_PIXELS
+        and _enough_tiles(form, machine)
     )
+
+
+def _enough_tiles(form: Convolution, machine: CpuMachine) -> bool:
+    weight_bytes = 2 * POSITIONS * form.in_channels * form.out_channels
+    near = weight_bytes <= machine.l2_bytes // 2
+    tiles = form.batch * -(-form.out_height // 2) * -(-form.out_width // 2)
+    return tiles >= (_FEW_TILES if near else _MANY_TILES)
 
 
 @dataclass(frozen=True)
@@ -209,8 +218,8 @@ def transformed(weight: Array) -> Array:
 def plan_winograd(
     form: Convolution, machine: CpuMachine, config: WinogradConfig | None = None
 ) -> WinogradPlan:
-    """Errors: ValueError for a form that `takes` refuses."""
-    if not takes(form, machine):
+    """Errors: ValueError for a form that `winograd_pays` refuses."""
+    if not winograd_pays(form, machine):
         raise ValueError(f"no Winograd kernel on {machine.name} for {form}")
     return WinogradPlan(form, machine, config or default_config(form))
 

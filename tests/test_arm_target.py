@@ -76,7 +76,8 @@ def test_a_library_for_arm_says_where_it_could_run(letters: Compile) -> None:
 @EMULATED
 def test_a_core_without_dot_products_refuses_before_the_first_kernel(letters: Compile) -> None:
     refused = (
-        "letters on qemu:cortex-a53: letters needs the CPU feature asimddp, which this CPU does not have"
+        "letters on qemu:cortex-a53: letters holds cortex-a76; cortex-a76 needs the CPU feature asimddp, "
+        "which this CPU does not have"
     )
     with pytest.raises(LoadError, match=f"^{refused}$"):
         bitloom.verify(letters("arm/cortex-a76"), samples=1, runner="qemu:cortex-a53")

@@ -26,6 +26,7 @@ class CpuMachine:
     vector_bits, vector_registers: of the widest registers that kernels use.
     activation_offset: 8-bit activation codes are stored as uint8 code + offset in the arena (128 where
         the dot product wants unsigned activations), or as int8 where 0.
+    matrix_tiles: there are tile registers of 16 rows of 64 bytes, and TDPBUSD multiplies uint8 by int8 tiles.
     in_order: instructions issue in the order of the program, so that only the schedule hides latencies.
     required_features: what a library must find at run time before it calls a kernel.
     """
@@ -36,6 +37,7 @@ class CpuMachine:
     vector_bits: int
     vector_registers: int
     activation_offset: int
+    matrix_tiles: bool
     l1_bytes: int
     l2_bytes: int
     in_order: bool

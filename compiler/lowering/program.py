@@ -6,7 +6,7 @@ kernel plans; what it does with the program (a C library, an instruction stream)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,12 +96,13 @@ class Program:
         return {step.plan.symbol: step.plan for step in self.steps}
 
 
-def lower_program(graph: Graph, plan_kernel: PlanKernel) -> Program:
+def lower_program(graph: Graph, plan_kernel: PlanKernel, constants: ConstantBlob | None = None) -> Program:
     """Places, kernels and the memory plan of a verified quantized graph.
 
+    constants: where those of the program are added; they may be those of programs before.
     Errors: whatever `plan_kernel` raises for a form that the target cannot take.
     """
-    builder = _Builder(graph, plan_kernel)
+    builder = _Builder(graph, plan_kernel, ConstantBlob() if constants is None else constants)
     for node in graph.nodes:
         builder.node(node)
     program = Program(graph, builder.steps, builder.places, builder.constants)
@@ -110,11 +111,16 @@ def lower_program(graph: Graph, plan_kernel: PlanKernel) -> Program:
     return program
 
 
+def lower_variants(graph: Graph, planners: Mapping[str, PlanKernel]) -> dict[str, Program]:
+    """One program for each planner, by its name; they share their constants."""
+    constants = ConstantBlob()
+    return {name: lower_program(graph, plan, constants) for name, plan in planners.items()}
+
+
 class _Builder:
-    def __init__(self, graph: Graph, plan_kernel: PlanKernel) -> None:
-        self.graph, self.plan_kernel = graph, plan_kernel
+    def __init__(self, graph: Graph, plan_kernel: PlanKernel, constants: ConstantBlob) -> None:
+        self.graph, self.plan_kernel, self.constants = graph, plan_kernel, constants
         self.places = place_values(graph)
-        self.constants = ConstantBlob()
         self.steps: list[ProgramStep] = []
 
     def node(self, node: Node) -> None:

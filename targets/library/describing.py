@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from compiler.ir.graph import Value
 from compiler.lowering.machine import CpuMachine
 from compiler.lowering.memory_plan import ALIGNMENT
@@ -9,6 +11,7 @@ from compiler.lowering.program import ConstantPlace, Program, ProgramStep, Scrat
 from compiler.lowering.storage import Place, StorageBuffer, dense_strides
 from compiler.numerics.element import ElementType
 from compiler.ops.edge import Dequantize, Quantize
+from schedules.machines import cpu_models
 from targets.library.description import (
     Arena,
     Constant,
@@ -22,32 +25,35 @@ from targets.library.description import (
     Port,
     Scratch,
     Step,
+    Variant,
     View,
 )
 
 
-def describe(program: Program, name: str, machine: CpuMachine) -> LibraryDescription:
-    """The library `name` of a program planned for `machine`."""
-    return _Describer(program, name, machine).describe()
+def describe(name: str, variants: Mapping[str, tuple[Program, CpuMachine]]) -> LibraryDescription:
+    """The library `name` of programs over the same constants, each planned for its machine, by variant."""
+    described = [_Describer(program, machine).describe(v) for v, (program, machine) in variants.items()]
+    described.sort(key=lambda variant: -len(variant.cpu_features))
+    constants = next(program.constants for program, _ in variants.values())
+    return LibraryDescription(name, constants.contents(), tuple(described))
 
 
 class _Describer:
-    def __init__(self, program: Program, name: str, machine: CpuMachine) -> None:
-        self.program, self.name, self.machine = program, name, machine
+    def __init__(self, program: Program, machine: CpuMachine) -> None:
+        self.program, self.machine = program, machine
 
-    def describe(self) -> LibraryDescription:
+    def describe(self, name: str) -> Variant:
         graph = self.program.graph
-        steps = tuple(self._step(i, s) for i, s in enumerate(self.program.steps))
-        return LibraryDescription(
-            name=self.name,
-            steps=steps,
-            constants=self.program.constants.contents(),
+        return Variant(
+            name=name,
+            steps=tuple(self._step(i, s) for i, s in enumerate(self.program.steps)),
             # Slack in front and behind, which kernels may read.
             arena_bytes=self.program.memory.arena_bytes + 2 * ALIGNMENT,
             inputs=tuple(self._port(v, Quantize) for v in graph.inputs),
             outputs=tuple(self._port(v, Dequantize) for v in graph.outputs),
             scratch_bytes_per_thread=self.program.scratch_bytes,
             cpu_features=tuple(CpuFeature(f) for f in self.machine.required_features),
+            models=cpu_models(self.machine),
         )
 
     def _step(self, index: int, step: ProgramStep) -> Step:
