@@ -57,8 +57,8 @@ def refusal(form: Convolution, machine: CpuMachine) -> str | None:
         return f"{machine.name} has no matrix tiles"
     if form.input is not ElementType.I8 or form.weight is not ElementType.I8:
         return f"tiles multiply bytes, not {form.input.value} by {form.weight.value}"
-    if not form.requantizes:
-        return "sums are only stored requantized"
+    if form.output not in (ElementType.I8, ElementType.I16):
+        return f"sums are stored as i8 or i16, not {form.output.value}"
     if form.groups > 1:
         return f"{form.groups} groups of channels"
     return None

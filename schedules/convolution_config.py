@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from compiler.lowering.machine import CpuMachine, DotProduct
-from schedules.convolution_arm import fits_registers, has_model, micro_tile_instructions
+from compiler.numerics.element import ElementType
+from schedules.convolution_arm import fits_registers, has_model, micro_tile_instructions, unrolled_steps
 from schedules.convolution_geometry import Geometry
 from schedules.convolution_packing import panel_vectors
 from schedules.sharing import even_blocks
@@ -47,6 +48,8 @@ def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) ->
         raise ValueError(f"tiles of {c.rows} rows do not divide {g.height} rows and shares of {c.share_rows}")
     if c.columns > g.width:
         raise ValueError(f"a tile of {c.columns} columns is wider than the image of {g.width}")
+    if not fills_bytes(c.lanes, c.vectors, g):
+        raise ValueError(f"{c.vectors} vectors of {c.lanes} channels do not fill bytes of a b1 result")
     if c.overlaps and (not may_overlap(g, machine) or c.panels_inner):
         raise ValueError("only 8-bit dot products of whole kernel rows overlap, with pixels as inner loop")
     whole = c.share_columns == g.width
@@ -54,6 +57,11 @@ def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) ->
         raise ValueError(f"shares of {c.share_columns} columns are no multiple of {c.columns}")
     if not whole and not _cuts_columns(g):
         raise ValueError("copied rows are not cut between columns, but for pointwise convolutions")
+
+
+def fills_bytes(lanes: int, vectors: int, g: Geometry) -> bool:
+    """Whether the channels of a micro-tile make whole bytes, where the result is of bits."""
+    return g.form.output is not ElementType.B1 or vectors * lanes % 8 == 0
 
 
 def may_overlap(g: Geometry, machine: CpuMachine) -> bool:
@@ -78,13 +86,13 @@ def _lane_choices(g: Geometry, machine: CpuMachine) -> tuple[int, ...]:
 def default_config(g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
     """The micro-tile of least estimated cycles, and shares that suit the caches and a few cores."""
     _, tile = min(_tiles(g, machine), key=lambda costed: costed[0])
-    return _with_shares(tile, g, machine)
+    return with_shares(tile, g, machine)
 
 
 def candidates(g: Geometry, machine: CpuMachine) -> Iterator[ConvolutionConfig]:
     """Micro-tiles by rising estimate, each with both loop orders and a few unroll factors."""
     for _, tile in sorted(_tiles(g, machine), key=lambda costed: costed[0])[:24]:
-        base = _with_shares(tile, g, machine)
+        base = with_shares(tile, g, machine)
         for unroll, inner in product((1, 2, 4), (False, True)):
             if not base.overlaps:
                 yield replace(base, unroll=unroll, panels_inner=inner)
@@ -93,7 +101,7 @@ def candidates(g: Geometry, machine: CpuMachine) -> Iterator[ConvolutionConfig]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tile:
+class Tile:
     lanes: int
     vectors: int
     rows: int
@@ -101,21 +109,23 @@ class _Tile:
     overlaps: bool = False
 
 
-def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, _Tile]]:
+def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, Tile]]:
     """Micro-tiles whose accumulators fit the registers, with their estimated cycles for the layer."""
-    found: list[tuple[float, _Tile]] = []
+    found: list[tuple[float, Tile]] = []
     rows = [r for r in (1, 2, 3, 4, 7) if g.height % r == 0]
     widest = min(g.width, machine.vector_registers)
     for lanes, vectors, height, width in product(
         _lane_choices(g, machine), range(1, 9), rows, range(1, widest + 1)
     ):
-        if vectors > -(-g.group_outputs // lanes):
+        if vectors > max(-(-g.group_outputs // lanes), 2 * (not fills_bytes(lanes, 1, g))) or not fills_bytes(
+            lanes, vectors, g
+        ):
             continue
         if height > 1 and width * height > 16:
             continue
         crowded = height * width > _cached_pixels(g, machine)
         if not crowded and _fits_registers(height * width, vectors, g, machine):
-            tile = _Tile(lanes, vectors, height, width)
+            tile = Tile(lanes, vectors, height, width)
             found.append((_cycles(tile, g, machine), tile))
             if _overlap_pays(g, machine) and 10 <= height * width * vectors <= 15:
                 tile = replace(tile, overlaps=True)
@@ -156,7 +166,7 @@ def _fits_registers(pixels: int, vectors: int, g: Geometry, machine: CpuMachine)
     return pixels * vectors + vectors + activations + unpacking <= machine.vector_registers
 
 
-def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
+def _cycles(tile: Tile, g: Geometry, machine: CpuMachine) -> float:
     """Estimated cycles of the layer: every micro-tile takes per step the longer of its dot products and
     its loads (two small ones per cycle, one vector), at least the latency of an accumulator's chain; loads
     that hide behind dot products still cost a little. About five cycles per vector go to requantizing."""
@@ -171,7 +181,7 @@ def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
                 continue
             pixels = tile.rows * columns
             if has_model(g):
-                total += panels * tiles * micro_tile_instructions(pixels, vectors, g)
+                total += panels * tiles * micro_tile_instructions(pixels, vectors, g, machine)
                 continue
             dots = pixels * vectors * unit * _dot_cycles(vectors * tile.lanes, g)
             loads = vectors * unit + pixels * 0.5
@@ -212,15 +222,12 @@ def _counts(panels: list[int]) -> list[tuple[int, int]]:
     return [(v, panels.count(v)) for v in dict.fromkeys(panels)]
 
 
-# Steps that share one load of activations; two of SMLAL hide its latencies.
-_UNROLLED_STEPS = {DotProduct.SDOT: 4, DotProduct.SMMLA: 2, DotProduct.SMLAL: 2}
-
 # A share below this many multiply-accumulates (about 2 µs) is not worth handing to another thread.
 _SHARE_MACS = 400_000
 _MOST_SHARES = 16
 
 
-def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
+def with_shares(tile: Tile, g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
     """Cuts the larger of weights and activations, so that each share streams the smaller one whole."""
     panels = g.form.groups * -(-g.group_outputs // (tile.lanes * tile.vectors))
     weight_bytes = g.form.out_channels * g.segments * g.steps * g.dot.products * g.form.weight.bits // 8
@@ -238,7 +245,7 @@ def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionCo
         vectors=tile.vectors,
         rows=tile.rows,
         columns=tile.columns,
-        unroll=max(1, _UNROLLED_STEPS.get(g.dot.kind, 1) // g.fields),
+        unroll=max(1, unrolled_steps(tile.vectors, g, machine) // g.fields) if has_model(g) else 1,
         share_rows=tile.rows if by_columns else block * tile.rows,
         share_columns=min(g.width, block * tile.columns) if by_columns else g.width,
         share_panels=share_panels,

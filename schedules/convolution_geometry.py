@@ -103,6 +103,18 @@ class Geometry:
         return -(-self.steps // self.fields)
 
     @property
+    def ends_in_half(self) -> bool:
+        """Whether a segment's last step has products in its first half alone, and SMLAL can stop there."""
+        rest = self.run % self.dot.products
+        return self.dot.kind is DotProduct.SMLAL and 0 < rest <= self.dot.products // 2
+
+    @property
+    def peels(self) -> bool:
+        """Whether a segment's last group of steps is emitted by itself: it stops early, or is masked."""
+        short = self.form.weight.bits < 8 and self.run % (self.dot.products * self.fields) != 0
+        return short or self.ends_in_half
+
+    @property
     def segments(self) -> int:
         return self.segment_rows * self.segment_columns
 
@@ -144,12 +156,22 @@ def geometry(form: Convolution, machine: CpuMachine) -> Geometry:
     """Errors: ValueError for element types that no kernel takes."""
     if form.input not in (ElementType.I8, ElementType.I16):
         raise ValueError(f"a convolution reads i8 or i16 activations, not {form.input.value}")
-    if form.output not in (ElementType.I8, ElementType.I16, ElementType.I32):
-        raise ValueError(f"a convolution writes i8, i16 or i32, not {form.output.value}")
+    check_output(form)
     if form.weight.bits > 8:
         raise ValueError(f"a convolution takes weights of at most 8 bits, not {form.weight.value}")
-    dot = dot_shape(form, machine)
-    stored = storage_dtype(form.input, machine)
+    return walk(form, dot_shape(form, machine), storage_dtype(form.input, machine))
+
+
+def check_output(form: Convolution) -> None:
+    """Errors: ValueError for a result that no kernel writes."""
+    if form.output not in (ElementType.B1, ElementType.I8, ElementType.I16, ElementType.I32):
+        raise ValueError(f"a convolution writes b1, i8, i16 or i32, not {form.output.value}")
+    if form.output is ElementType.B1 and (form.groups != 1 or form.output_pitch is not None):
+        raise ValueError("b1 results have one group of channels, and are no slice of a wider tensor")
+
+
+def walk(form: Convolution, dot: DotShape, stored: str) -> Geometry:
+    """How the operands of a form are walked by a dot product, activations lying in memory as `stored`."""
     padded = _is_padded(form)
     copies = padded or dot.activation != stored
     flat = _is_pointwise(form)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from compiler.lowering.machine import DotProduct
+from compiler.lowering.machine import CpuMachine, DotProduct
 from schedules.convolution_layout import ConvolutionLayout
 from schedules.intrinsics import PlainInstructions
 from schedules.intrinsics_arm import NeonInstructions, SignedDot, SignedMatrix, WideningDot
-from schedules.intrinsics_x86 import ByteDot, PairDot, WordDot
+from schedules.intrinsics_x86 import ByteDot, PairDot, WordDot, X86Instructions
 
 
 def instructions(plan: ConvolutionLayout) -> PlainInstructions:
@@ -27,4 +27,15 @@ def instructions(plan: ConvolutionLayout) -> PlainInstructions:
         case _, DotProduct.SDOT | DotProduct.SMMLA | DotProduct.SMLAL:
             return NeonInstructions()
         case _:
+            return PlainInstructions()
+
+
+def arithmetic(machine: CpuMachine) -> PlainInstructions:
+    """Vector code that rescales and narrows sums that come from elsewhere."""
+    match machine.dot:
+        case DotProduct.VNNI | DotProduct.PMADDWD | DotProduct.PMADDUBSW:
+            return X86Instructions()
+        case DotProduct.SDOT | DotProduct.SMMLA | DotProduct.SMLAL:
+            return NeonInstructions()
+        case DotProduct.NONE:
             return PlainInstructions()

@@ -41,7 +41,8 @@ class ChannelField(IntEnum):
 
 
 class Parameter(IntEnum):
-    """Fields of the packed parameters, which include the offset of stored activations."""
+    """Fields of the packed parameters, which include the offset of stored activations. For a b1 result, LOW
+    is the sum above which the code is +1."""
 
     PADDING = 0
     ZERO_POINT = 1
@@ -149,8 +150,19 @@ def pack_parameters(constants: Mapping[str, Array], geometry: Geometry, machine:
     form = geometry.form
     into = machine.activation_offset if form.input is ElementType.I8 else 0
     out = machine.activation_offset if form.output is ElementType.I8 else 0
+    if form.output is ElementType.B1:
+        return np.array([zero_in + into, 0, _largest_negative(low, high), 0, 0], np.int32)
     moves = form.requantizes and bool(np.any(constants["shift"] < least_shift(machine)))
     return np.array([zero_in + into, zero_out + out, low + out, high + out, int(moves)], np.int32)
+
+
+def _largest_negative(low: int, high: int) -> int:
+    """Sums above it give +1: -1, unless the clamp leaves one code. No sum is -2**31: the verifier bounds its
+    magnitude."""
+    limits = np.iinfo(np.int32)
+    if low > 0:
+        return int(limits.min)
+    return int(limits.max) if high < 0 else -1
 
 
 def pack_constants(

@@ -25,13 +25,13 @@ def convolution_function(plan: ConvolutionLayout) -> Any:
     with IRBuilder() as builder, tir.prim_func(s_tir=True):
         tir.func_name(plan.symbol)
         tir.func_attr({"global_symbol": plan.symbol, "tirx.noalias": True})
-        operands = {name: _operand(plan, name) for name in plan.operands}
+        operands = {name: declared(plan, name) for name in plan.operands}
         with tir.parallel(0, plan.tiles) as share:
             Share(plan, operands, share).emit()
     return builder.get()
 
 
-def _operand(plan: ConvolutionLayout, name: str) -> Buffer:
+def declared(plan: ConvolutionLayout, name: str) -> Buffer:
     """A flat buffer aligned to its elements only, because operands may be slices of wider tensors."""
     count, dtype = plan.operand_type(name)
     itemsize = int(dtype.lstrip("uint")) // 8

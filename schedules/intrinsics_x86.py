@@ -46,7 +46,9 @@ _MULTIPLY_BYTES = {
 }
 
 
-class _X86Instructions(PlainInstructions):
+class X86Instructions(PlainInstructions):
+    """Rescaling and narrowing; products as on any machine."""
+
     narrows = MappingProxyType({8: 4, 16: 1})
 
     def narrow(
@@ -111,7 +113,7 @@ def _low_halves(wide: Expr, half: Expr) -> Expr:
     return tirx.shift_right(tirx.shift_left(wide, half), half)
 
 
-class ByteDot(_X86Instructions):
+class ByteDot(X86Instructions):
     """VPDPBUSD: four products of unsigned activations and signed weights per lane."""
 
     products = 4
@@ -125,7 +127,7 @@ class ByteDot(_X86Instructions):
         return tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, accumulator, activations, weights)
 
 
-class PairDot(_X86Instructions):
+class PairDot(X86Instructions):
     """VPMADDUBSW, then VPMADDWD by ones: four products per lane. Exact for weights of which no pair sums to
     more than 128, see `convolution_pairs`; those of less than 8 bits never do."""
 
@@ -154,7 +156,7 @@ class PairDot(_X86Instructions):
         return reinterpret(result, reinterpret(u32, accumulator) + reinterpret(u32, sums))
 
 
-class WordDot(_X86Instructions):
+class WordDot(X86Instructions):
     """Two products of int16 activations and weights per lane: VPDPWSSD, or VPMADDWD and an add.
 
     For 16-bit activations; `PairDot` takes 8-bit ones.

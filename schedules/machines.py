@@ -21,6 +21,9 @@ _ICELAKE = (
     *("gfni", "vaes", "vpclmulqdq"),
 )
 
+# Moves of bit fields that AMD's CPUs alone have, and for which no feature is required at run time.
+_WITHOUT_SSE4A = ("-sse4a",)
+
 AMX = CpuMachine(
     name="amx",
     target=(("kind", "llvm"), ("mattr", ("+amx-int8", "+amx-tile")), ("mcpu", "icelake-server")),
@@ -36,7 +39,7 @@ AMX = CpuMachine(
 )
 AVX512_VNNI = CpuMachine(
     name="avx512vnni",
-    target=(("kind", "llvm"), ("mcpu", "znver4")),
+    target=(("kind", "llvm"), ("mcpu", "znver4"), ("mattr", _WITHOUT_SSE4A)),
     dot=DotProduct.VNNI,
     vector_bits=512,
     vector_registers=32,
@@ -88,7 +91,7 @@ AVX_VNNI = CpuMachine(
 )
 AVX2_ZEN3 = CpuMachine(
     name="avx2_zen3",
-    target=(("kind", "llvm"), ("mcpu", "znver3")),
+    target=(("kind", "llvm"), ("mcpu", "znver3"), ("mattr", _WITHOUT_SSE4A)),
     dot=DotProduct.PMADDWD,
     vector_bits=256,
     vector_registers=16,

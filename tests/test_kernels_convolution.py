@@ -18,6 +18,7 @@ from compiler.loops.form import Convolution
 from compiler.lowering.machine import CpuMachine, DotProduct
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.fixed_point import requantize
+from schedules.bits import pack_bits, unpack_bits
 from schedules.convolution import ConvolutionPlan, candidate_configs, plan_convolution
 from schedules.convolution_pairs import is_direct
 from schedules.machines import AVX512_VNNI
@@ -40,10 +41,10 @@ def _x86(name: str, cpu: str, dot: DotProduct, bits: int, offset: int, *features
     )
 
 
-def _arm(cpu: str, dot: DotProduct) -> CpuMachine:
+def _arm(cpu: str, dot: DotProduct, *, in_order: bool = False) -> CpuMachine:
     target = (("kind", "llvm"), ("mtriple", "aarch64-linux-gnu"), ("mcpu", cpu))
     machine = _x86(cpu.replace("-", "_"), cpu, dot, 128, 0)
-    return replace(machine, target=target, vector_registers=32)
+    return replace(machine, target=target, vector_registers=32, in_order=in_order)
 
 
 AVX512 = _x86("avx512", "skylake-avx512", DotProduct.PMADDWD, 512, 128, "avx512f", "avx512bw", "avx512vl")
@@ -52,8 +53,10 @@ AVX2 = _x86("avx2", "haswell", DotProduct.PMADDWD, 256, 128, "avx2")
 AVX2_SIGNED = _x86("avx2signed", "haswell", DotProduct.PMADDWD, 256, 0, "avx2")
 SSE2 = _x86("sse2", "x86-64", DotProduct.NONE, 128, 0)
 X86_MACHINES = (AVX512_VNNI, AVX512, AVX_VNNI, AVX2, AVX2_SIGNED, SSE2)
+A55 = _arm("cortex-a55", DotProduct.SDOT, in_order=True)
 ARM_MACHINES = (
     _arm("cortex-a76", DotProduct.SDOT),
+    A55,
     _arm("cortex-a53", DotProduct.SMLAL),
     _arm("neoverse-n2", DotProduct.SMMLA),
 )
@@ -98,6 +101,8 @@ def reference(form: Convolution, image: Array, constants: dict[str, Array]) -> A
         sums[..., into] += taps[..., g * inputs : (g + 1) * inputs] @ weight.T
     sums += constants["bias"]
     assert np.abs(sums).max() < 2**31
+    if form.output is B1:
+        return np.clip(np.where(sums >= 0, 1, -1), low, high)
     if not form.requantizes:
         return sums.astype(np.int32)
     return requantize(sums, constants["multiplier"], constants["shift"], zero_out, low, high)
@@ -118,6 +123,8 @@ def draw_constants(form: Convolution, rng: np.random.Generator, extreme: bool = 
         shift = rng.integers(1, 63, outputs)
     zeros = rng.choice([-128, 0, 127], 2) if extreme else rng.integers(-128, 128, 2)
     low, high = sorted(rng.integers(form.output.low, form.output.high + 1, 2)) if form.requantizes else (0, 0)
+    if form.output is B1:
+        low, high = [(-1, 1), (1, 1), (-1, -1)][rng.integers(3)]
     if not extreme:
         low, high = form.output.low, form.output.high
     parameters = np.array([*zeros, *np.clip([low, high], -(2**31), 2**31 - 1)]).astype(np.int32)
@@ -167,6 +174,10 @@ def codes_of(plan: ConvolutionPlan, output: Array, garbage: int) -> Array:
     """Codes in the output operand; fails where a byte between the pixels was written."""
     form = plan.form
     pixels = output.reshape(form.batch, form.out_height, form.out_width, -1)
+    if form.output is B1:
+        codes = unpack_bits(pixels, form.out_channels)
+        np.testing.assert_array_equal(pack_bits(codes), pixels)  # 0 behind the last channel
+        return codes
     gap = np.full(1, garbage, np.uint8).astype(pixels.dtype)
     assert np.all(pixels[..., form.out_channels :] == gap)
     offset = plan.machine.activation_offset if form.output is I8 else 0
@@ -195,6 +206,7 @@ def forms(draw: st.DrawFn) -> Convolution:
     groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
     channels, outputs = groups * size(21), groups * draw(st.sampled_from([1, 3, 8, 10, 16, 24, 40]))
     height, width = draw(st.sampled_from([1, 1, 3, 6, 9])), draw(st.sampled_from([1, 5, 7, 16, 33]))
+    output = draw(st.sampled_from([I8, I8, I16, I32, *([B1] * (groups == 1))]))
     pad, beyond = (0, 0), (0, 0)
     if draw(st.booleans()):
         pad = (draw(st.integers(0, kernel[0] * dilation[0])), draw(st.integers(0, kernel[1] * dilation[1])))
@@ -217,13 +229,13 @@ def forms(draw: st.DrawFn) -> Convolution:
         kernel_width=kernel[1],
         input=draw(st.sampled_from([I8, I8, I8, I16])),
         weight=draw(st.sampled_from([I8, I8, I4, I2, B1])),
-        output=draw(st.sampled_from([I8, I8, I16, I32])),
+        output=output,
         stride=stride,
         dilation=dilation,
         pad=pad,
         groups=groups,
         input_pitch=draw(st.sampled_from([None, channels + 5])),
-        output_pitch=draw(st.sampled_from([None, outputs + 3])),
+        output_pitch=None if output is B1 else draw(st.sampled_from([None, outputs + 3])),
     )
 
 
@@ -258,7 +270,7 @@ def test_kernel_computes_the_definition(form: Convolution, seed: int, data: st.D
 
 @needs_host
 @pytest.mark.parametrize("machine", HOST_MACHINES, ids=lambda m: m.name)
-@pytest.mark.parametrize("output", [I8, I16, I32], ids=lambda e: e.value)
+@pytest.mark.parametrize("output", [I8, I16, I32, B1], ids=lambda e: e.value)
 def test_extremes_are_exact(machine: CpuMachine, output: ElementType) -> None:
     """Activations -128 and 127, weights ±127, every shift, zero points and clamps at their ends."""
     check(plan_convolution(replace(_pointwise(11, 39, 90), output=output), machine), seed=1, extreme=True)
@@ -348,6 +360,17 @@ def check_aarch64(plan: ConvolutionPlan, seed: int, extreme: bool = False) -> No
 def test_aarch64_kernels_are_exact(machine: CpuMachine, weight: ElementType) -> None:
     form = Convolution(1, 9, 9, 19, 9, 9, 21, 3, 3, I8, weight, I8, pad=(1, 1), output_pitch=23)
     check_aarch64(plan_convolution(form, machine), seed=3)
+
+
+@needs_emulation
+@pytest.mark.parametrize("weight", [I8, I4], ids=lambda e: e.value)
+@pytest.mark.parametrize("outputs", [8, 24, 28])
+def test_loops_that_index_their_weights_are_exact(weight: ElementType, outputs: int) -> None:
+    """Several rounds and a rest, whole panels and a ragged last one."""
+    form = Convolution(1, 5, 5, 80, 5, 5, outputs, 3, 3, I8, weight, I8, pad=(1, 1))
+    plan = plan_convolution(form, A55)
+    assert plan.rounds > 1 and plan.indexed_loop
+    check_aarch64(plan, seed=4, extreme=True)
 
 
 @pytest.mark.slow

@@ -56,3 +56,8 @@ class CpuMachine:
     def permutes_bytes(self) -> bool:
         """Whether one instruction looks bytes up in two registers of 64 (vpermi2b)."""
         return "avx512vbmi" in self.required_features
+
+    @property
+    def counts_bits(self) -> bool:
+        """Whether one instruction counts the bits of each int32 lane (vpopcntd)."""
+        return "avx512_vpopcntdq" in self.required_features
