@@ -191,7 +191,7 @@ def _counts(panels: list[int]) -> list[tuple[int, int]]:
 
 
 # Steps that share one load of activations; two of SMLAL hide its latencies.
-_UNROLLED_STEPS = {DotProduct.SDOT: 4, DotProduct.SMMLA: 2, DotProduct.SMLAL: 2}
+_UNROLLED_STEPS = {DotProduct.SDOT: 4, DotProduct.SMMLA: 2, DotProduct.SMLAL: 2, DotProduct.VMLAL: 1}
 
 # A share below this many multiply-accumulates (about 2 µs) is not worth handing to another thread.
 _SHARE_MACS = 400_000
