@@ -15,8 +15,8 @@ import onnxruntime
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from benchmarks.cases import Case
-from benchmarks.contenders import Calibration
+from benchmarks.case import Case
+from benchmarks.engines.onnxruntime import Calibration
 from compiler.driver import QuantizeOptions, import_float, quantize_imported
 from compiler.ir.graph import Graph
 from compiler.lowering.cache import Cache, default_folder

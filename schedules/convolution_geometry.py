@@ -40,6 +40,8 @@ def dot_shape(form: Convolution, machine: CpuMachine) -> DotShape:
     match machine.dot:
         case DotProduct.VNNI if stored == "uint8":
             return DotShape(DotProduct.VNNI, 4, "uint8")
+        case DotProduct.PMADDWD if stored == "uint8":
+            return DotShape(DotProduct.PMADDUBSW, 4, "uint8")
         case DotProduct.VNNI | DotProduct.PMADDWD:
             return DotShape(DotProduct.PMADDWD, 2, "int16")
         case DotProduct.SDOT if stored == "int8":
@@ -105,6 +107,11 @@ class Geometry:
         return self.segment_rows * self.segment_columns
 
     @property
+    def sorts_steps(self) -> bool:
+        """Whether the steps of a panel come in the order of `convolution_pairs`."""
+        return self.dot.kind is DotProduct.PMADDUBSW and self.form.weight.bits == 8
+
+    @property
     def group_inputs(self) -> int:
         return self.form.in_channels // self.form.groups
 
@@ -137,12 +144,22 @@ def geometry(form: Convolution, machine: CpuMachine) -> Geometry:
     """Errors: ValueError for element types that no kernel takes."""
     if form.input not in (ElementType.I8, ElementType.I16):
         raise ValueError(f"a convolution reads i8 or i16 activations, not {form.input.value}")
-    if form.output not in (ElementType.I8, ElementType.I16, ElementType.I32):
-        raise ValueError(f"a convolution writes i8, i16 or i32, not {form.output.value}")
+    check_output(form)
     if form.weight.bits > 8:
         raise ValueError(f"a convolution takes weights of at most 8 bits, not {form.weight.value}")
-    dot = dot_shape(form, machine)
-    stored = storage_dtype(form.input, machine)
+    return walk(form, dot_shape(form, machine), storage_dtype(form.input, machine))
+
+
+def check_output(form: Convolution) -> None:
+    """Errors: ValueError for a result that no kernel writes."""
+    if form.output not in (ElementType.B1, ElementType.I8, ElementType.I16, ElementType.I32):
+        raise ValueError(f"a convolution writes b1, i8, i16 or i32, not {form.output.value}")
+    if form.output is ElementType.B1 and (form.groups != 1 or form.output_pitch is not None):
+        raise ValueError("b1 results have one group of channels, and are no slice of a wider tensor")
+
+
+def walk(form: Convolution, dot: DotShape, stored: str) -> Geometry:
+    """How the operands of a form are walked by a dot product, activations lying in memory as `stored`."""
     padded = _is_padded(form)
     copies = padded or dot.activation != stored
     flat = _is_pointwise(form)

@@ -41,7 +41,8 @@ class ChannelField(IntEnum):
 
 
 class Parameter(IntEnum):
-    """Fields of the packed parameters, which include the offset of stored activations."""
+    """Fields of the packed parameters, which include the offset of stored activations. For a b1 result, LOW
+    is the sum above which the code is +1."""
 
     PADDING = 0
     ZERO_POINT = 1
@@ -61,17 +62,23 @@ def panel_vectors(outputs: int, lanes: int, vectors: int) -> list[int]:
     return [min(vectors, total - first) for first in range(0, total, vectors)]
 
 
-def pack_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -> Array:
-    """int8 bytes of codes [out_channels, kernel_height, kernel_width, in_channels / groups]."""
+def split_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -> Array:
+    """Codes [out_channels, kernel_height, kernel_width, in_channels / groups] as
+    [group, vector, segment, step, lane, product], zero where there is no channel or tap."""
     g, products = geometry, geometry.dot.products
     panels = panel_vectors(g.group_outputs, lanes, vectors)
     codes = np.zeros((g.form.groups, sum(panels) * lanes, g.segments, g.steps * products), np.int8)
     codes[:, : g.group_outputs, :, : g.run] = weight.reshape(
         g.form.groups, g.group_outputs, g.segments, g.run
     )
-    # [group, vector, lane, segment, step, product] -> [group, vector, segment, step, lane, product]
     split = codes.reshape(g.form.groups, sum(panels), lanes, g.segments, g.steps, products)
-    packed = _pack_fields(split.transpose(0, 1, 3, 4, 2, 5), g.form.weight)
+    return split.transpose(0, 1, 3, 4, 2, 5)
+
+
+def pack_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -> Array:
+    """int8 bytes of codes [out_channels, kernel_height, kernel_width, in_channels / groups]."""
+    panels = panel_vectors(geometry.group_outputs, lanes, vectors)
+    packed = _pack_fields(split_weights(weight, geometry, lanes, vectors), geometry.form.weight)
     parts: list[Array] = []
     for group in packed:
         first = 0
@@ -143,8 +150,19 @@ def pack_parameters(constants: Mapping[str, Array], geometry: Geometry, machine:
     form = geometry.form
     into = machine.activation_offset if form.input is ElementType.I8 else 0
     out = machine.activation_offset if form.output is ElementType.I8 else 0
+    if form.output is ElementType.B1:
+        return np.array([zero_in + into, 0, _largest_negative(low, high), 0, 0], np.int32)
     moves = form.requantizes and bool(np.any(constants["shift"] < least_shift(machine)))
     return np.array([zero_in + into, zero_out + out, low + out, high + out, int(moves)], np.int32)
+
+
+def _largest_negative(low: int, high: int) -> int:
+    """Sums above it give +1: -1, unless the clamp leaves one code. No sum is -2**31: the verifier bounds its
+    magnitude."""
+    limits = np.iinfo(np.int32)
+    if low > 0:
+        return int(limits.min)
+    return int(limits.max) if high < 0 else -1
 
 
 def pack_constants(

@@ -19,6 +19,7 @@ from compiler.lowering.machine import CpuMachine, DotProduct
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.fixed_point import requantize
 from schedules.arm_machines import CORTEX_A7
+from schedules.bits import pack_bits, unpack_bits
 from schedules.convolution import ConvolutionPlan, candidate_configs, plan_convolution
 from schedules.machines import AVX512_VNNI
 from tests.built_kernel import call, call_on_arm, guarded, load
@@ -99,6 +100,8 @@ def reference(form: Convolution, image: Array, constants: dict[str, Array]) -> A
         sums[..., into] += taps[..., g * inputs : (g + 1) * inputs] @ weight.T
     sums += constants["bias"]
     assert np.abs(sums).max() < 2**31
+    if form.output is B1:
+        return np.clip(np.where(sums >= 0, 1, -1), low, high)
     if not form.requantizes:
         return sums.astype(np.int32)
     return requantize(sums, constants["multiplier"], constants["shift"], zero_out, low, high)
@@ -119,6 +122,8 @@ def draw_constants(form: Convolution, rng: np.random.Generator, extreme: bool = 
         shift = rng.integers(1, 63, outputs)
     zeros = rng.choice([-128, 0, 127], 2) if extreme else rng.integers(-128, 128, 2)
     low, high = sorted(rng.integers(form.output.low, form.output.high + 1, 2)) if form.requantizes else (0, 0)
+    if form.output is B1:
+        low, high = [(-1, 1), (1, 1), (-1, -1)][rng.integers(3)]
     if not extreme:
         low, high = form.output.low, form.output.high
     parameters = np.array([*zeros, *np.clip([low, high], -(2**31), 2**31 - 1)]).astype(np.int32)
@@ -168,6 +173,10 @@ def codes_of(plan: ConvolutionPlan, output: Array, garbage: int) -> Array:
     """Codes in the output operand; fails where a byte between the pixels was written."""
     form = plan.form
     pixels = output.reshape(form.batch, form.out_height, form.out_width, -1)
+    if form.output is B1:
+        codes = unpack_bits(pixels, form.out_channels)
+        np.testing.assert_array_equal(pack_bits(codes), pixels)  # 0 behind the last channel
+        return codes
     gap = np.full(1, garbage, np.uint8).astype(pixels.dtype)
     assert np.all(pixels[..., form.out_channels :] == gap)
     offset = plan.machine.activation_offset if form.output is I8 else 0
@@ -196,6 +205,7 @@ def forms(draw: st.DrawFn) -> Convolution:
     groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
     channels, outputs = groups * size(21), groups * draw(st.sampled_from([1, 3, 8, 10, 16, 24, 40]))
     height, width = draw(st.sampled_from([1, 1, 3, 6, 9])), draw(st.sampled_from([1, 5, 7, 16, 33]))
+    output = draw(st.sampled_from([I8, I8, I16, I32, *([B1] * (groups == 1))]))
     pad, beyond = (0, 0), (0, 0)
     if draw(st.booleans()):
         pad = (draw(st.integers(0, kernel[0] * dilation[0])), draw(st.integers(0, kernel[1] * dilation[1])))
@@ -218,13 +228,13 @@ def forms(draw: st.DrawFn) -> Convolution:
         kernel_width=kernel[1],
         input=draw(st.sampled_from([I8, I8, I8, I16])),
         weight=draw(st.sampled_from([I8, I8, I4, I2, B1])),
-        output=draw(st.sampled_from([I8, I8, I16, I32])),
+        output=output,
         stride=stride,
         dilation=dilation,
         pad=pad,
         groups=groups,
         input_pitch=draw(st.sampled_from([None, channels + 5])),
-        output_pitch=draw(st.sampled_from([None, outputs + 3])),
+        output_pitch=None if output is B1 else draw(st.sampled_from([None, outputs + 3])),
     )
 
 
@@ -259,7 +269,7 @@ def test_kernel_computes_the_definition(form: Convolution, seed: int, data: st.D
 
 @needs_host
 @pytest.mark.parametrize("machine", HOST_MACHINES, ids=lambda m: m.name)
-@pytest.mark.parametrize("output", [I8, I16, I32], ids=lambda e: e.value)
+@pytest.mark.parametrize("output", [I8, I16, I32, B1], ids=lambda e: e.value)
 def test_extremes_are_exact(machine: CpuMachine, output: ElementType) -> None:
     """Activations -128 and 127, weights ±127, every shift, zero points and clamps at their ends."""
     check(plan_convolution(replace(_pointwise(11, 39, 90), output=output), machine), seed=1, extreme=True)

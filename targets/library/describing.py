@@ -90,6 +90,9 @@ class _Describer:
         if isinstance(address, Input):
             return None
         element = value.type.element
+        if element is ElementType.B1:
+            bits = packed_strides(value.type.shape)
+            return View(address, DType.INT8, value.type.shape, bits, DType.UINT8, packed=True)
         dtype = DType(str(element.dtype))
         offset = self.machine.activation_offset if element is ElementType.I8 else 0
         storage = DType.UINT8 if offset else dtype
@@ -109,7 +112,12 @@ class _Describer:
             step = self.program.steps[steps[0]]
             codes = step.writes[0] if edge is Quantize else step.reads[0]
             view = self._view(codes)
-            if view is not None and isinstance(view.place, Arena):
+            if view is not None and not view.packed and isinstance(view.place, Arena):
                 of = codes.type.codes
                 found = Edge(steps[0], view, of.scale, of.zero_point)
         return Port(value.name, dtype, value.type.shape, "", found)
+
+
+def packed_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in bits of rows that take whole bytes."""
+    return dense_strides((*shape[:-1], -(-shape[-1] // 8) * 8))

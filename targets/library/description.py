@@ -62,6 +62,8 @@ class CpuFeature(Enum):
     AVX512_BITALG = "avx512_bitalg"
     AVX512_VPOPCNTDQ = "avx512_vpopcntdq"
     AVX512_BF16 = "avx512_bf16"
+    AMX_TILE = "amx_tile"
+    AMX_INT8 = "amx_int8"
     ASIMD = "asimd"
     ATOMICS = "atomics"
     ASIMDHP = "asimdhp"
@@ -117,7 +119,8 @@ class View:
     """Where the codes of a tensor lie and how: code at index i = stored[Σ i·strides] − storage_offset.
 
     `strides` count elements of `storage`; the element of index 0 lies at `place`. uint8 storage with
-    `storage_offset=128` keeps int8 codes for unsigned×signed dot products.
+    `storage_offset=128` keeps int8 codes for unsigned×signed dot products. `packed`: the codes are -1 and +1,
+    stored as bits 0 and 1; `strides` count bits, and rows of the last axis begin at whole bytes.
     """
 
     place: Arena | Output
@@ -126,8 +129,11 @@ class View:
     strides: tuple[int, ...]
     storage: DType
     storage_offset: int = 0
+    packed: bool = False
 
     def __post_init__(self) -> None:
+        if self.packed and any(stride % 8 for stride in self.strides[:-1]):
+            raise ValueError(f"packed rows begin at whole bytes, not {self.strides} bits apart")
         if len(self.shape) != len(self.strides):
             raise ValueError(f"view of shape {self.shape} has {len(self.strides)} strides")
         if any(size < 1 for size in self.shape) or any(stride < 0 for stride in self.strides):
@@ -147,7 +153,8 @@ class View:
     def extent_bytes(self) -> int:
         """From `place` to the end of the last element."""
         steps = zip(self.shape, self.strides, strict=True)
-        return (1 + sum((size - 1) * stride for size, stride in steps)) * self.storage.bytes
+        elements = 1 + sum((size - 1) * stride for size, stride in steps)
+        return -(-elements // 8) if self.packed else elements * self.storage.bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ enum bl_cpu_feature {
     BL_CPU_AVX512_BITALG,
     BL_CPU_AVX512_VPOPCNTDQ,
     BL_CPU_AVX512_BF16,
+    BL_CPU_AMX_TILE,
+    BL_CPU_AMX_INT8,
     BL_CPU_ASIMD,
     BL_CPU_ATOMICS,
     BL_CPU_ASIMDHP,
@@ -59,13 +61,28 @@ enum bl_cpu_feature {
 
 enum { BL_EAX, BL_EBX, BL_ECX, BL_EDX };
 
-/* State that the operating system must save, as bits of XCR0: SSE|AVX, and with opmask, ZMM_Hi256, Hi16_ZMM. */
-enum { BL_XCR0_NONE = 0, BL_XCR0_AVX = 0x06, BL_XCR0_AVX512 = 0xe6 };
+/* State that the operating system must save, as bits of XCR0: SSE|AVX, with opmask, ZMM_Hi256, Hi16_ZMM, and with
+ * XTILECFG, XTILEDATA. */
+enum { BL_XCR0_NONE = 0, BL_XCR0_AVX = 0x06, BL_XCR0_AVX512 = 0xe6, BL_XCR0_AMX = 0x600e6 };
 
 struct bl_cpuid_bit {
     uint32_t leaf;
-    uint8_t subleaf, reg, bit, xcr0;
+    uint8_t subleaf, reg, bit;
+    uint32_t xcr0;
 };
+
+/* Linux gives a process tile registers when it asks for them, and all its threads from then on: 8 KB more for each
+ * context switch. It refuses where a thread's alternate signal stack is too small for them. Source: Linux
+ * Documentation/arch/x86/xstate.rst. */
+static inline int bl_tiles_are_granted(void)
+{
+#if defined(__linux__)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+#else
+    return 0;
+#endif
+}
 
 static inline uint32_t bl_xcr0(void)
 {
@@ -106,6 +123,8 @@ static inline int bl_cpu_has(enum bl_cpu_feature feature)
         [BL_CPU_AVX512_BITALG] = {7, 0, BL_ECX, 12, BL_XCR0_AVX512},
         [BL_CPU_AVX512_VPOPCNTDQ] = {7, 0, BL_ECX, 14, BL_XCR0_AVX512},
         [BL_CPU_AVX512_BF16] = {7, 1, BL_EAX, 5, BL_XCR0_AVX512},
+        [BL_CPU_AMX_TILE] = {7, 0, BL_EDX, 24, BL_XCR0_AMX},
+        [BL_CPU_AMX_INT8] = {7, 0, BL_EDX, 25, BL_XCR0_AMX},
     };
     uint32_t registers[4];
     struct bl_cpuid_bit where;
@@ -118,7 +137,9 @@ static inline int bl_cpu_has(enum bl_cpu_feature feature)
         return 0;
     if (!(registers[where.reg] >> where.bit & 1))
         return 0;
-    return where.xcr0 == BL_XCR0_NONE || (bl_xcr0() & where.xcr0) == where.xcr0;
+    if ((bl_xcr0() & where.xcr0) != where.xcr0)
+        return 0;
+    return where.xcr0 != BL_XCR0_AMX || bl_tiles_are_granted();
 }
 
 /* The vendor: the first four letters of its name, the first in the lowest byte. */
