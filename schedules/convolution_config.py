@@ -9,7 +9,7 @@ from itertools import product
 
 from compiler.lowering.machine import CpuMachine, DotProduct
 from compiler.numerics.element import ElementType
-from schedules.convolution_arm import fits_registers, has_model, micro_tile_instructions
+from schedules.convolution_arm import fits_registers, has_model, micro_tile_instructions, unrolled_steps
 from schedules.convolution_geometry import Geometry
 from schedules.convolution_packing import panel_vectors
 from schedules.sharing import even_blocks
@@ -181,7 +181,7 @@ def _cycles(tile: Tile, g: Geometry, machine: CpuMachine) -> float:
                 continue
             pixels = tile.rows * columns
             if has_model(g):
-                total += panels * tiles * micro_tile_instructions(pixels, vectors, g)
+                total += panels * tiles * micro_tile_instructions(pixels, vectors, g, machine)
                 continue
             dots = pixels * vectors * unit * _dot_cycles(vectors * tile.lanes, g)
             loads = vectors * unit + pixels * 0.5
@@ -222,9 +222,6 @@ def _counts(panels: list[int]) -> list[tuple[int, int]]:
     return [(v, panels.count(v)) for v in dict.fromkeys(panels)]
 
 
-# Steps that share one load of activations; two of SMLAL hide its latencies.
-_UNROLLED_STEPS = {DotProduct.SDOT: 4, DotProduct.SMMLA: 2, DotProduct.SMLAL: 2, DotProduct.VMLAL: 1}
-
 # A share below this many multiply-accumulates (about 2 µs) is not worth handing to another thread.
 _SHARE_MACS = 400_000
 _MOST_SHARES = 16
@@ -248,7 +245,7 @@ def with_shares(tile: Tile, g: Geometry, machine: CpuMachine) -> ConvolutionConf
         vectors=tile.vectors,
         rows=tile.rows,
         columns=tile.columns,
-        unroll=max(1, _UNROLLED_STEPS.get(g.dot.kind, 1) // g.fields),
+        unroll=max(1, unrolled_steps(tile.vectors, g, machine) // g.fields) if has_model(g) else 1,
         share_rows=tile.rows if by_columns else block * tile.rows,
         share_columns=min(g.width, block * tile.columns) if by_columns else g.width,
         share_panels=share_panels,

@@ -93,6 +93,17 @@ class Geometry:
         return max(1, 8 // self.form.weight.bits)
 
     @property
+    def lift(self) -> int:
+        """Bits by which a narrow weight is multiplied while it stays at the top of its byte, and its sum of
+        products with it, as long as that fits; 0 where weights are unpacked to their value."""
+        element = self.form.weight
+        if self.dot.kind is not DotProduct.VNNI or element not in (ElementType.I4, ElementType.I2):
+            return 0
+        lift = 8 - element.bits
+        largest = self.form.taps * 255 * (element.weight_limit << lift)
+        return lift if largest < 1 << 31 else 0
+
+    @property
     def steps(self) -> int:
         """Dot-product steps per segment."""
         return -(-self.run // self.dot.products)
@@ -101,6 +112,18 @@ class Geometry:
     def step_groups(self) -> int:
         """Vectors of packed weights per segment and vector of channels."""
         return -(-self.steps // self.fields)
+
+    @property
+    def ends_in_half(self) -> bool:
+        """Whether a segment's last step has products in its first half alone, and SMLAL can stop there."""
+        rest = self.run % self.dot.products
+        return self.dot.kind in (DotProduct.SMLAL, DotProduct.VMLAL) and 0 < rest <= self.dot.products // 2
+
+    @property
+    def peels(self) -> bool:
+        """Whether a segment's last group of steps is emitted by itself: it stops early, or is masked."""
+        short = self.form.weight.bits < 8 and self.run % (self.dot.products * self.fields) != 0
+        return short or self.ends_in_half
 
     @property
     def segments(self) -> int:

@@ -7,14 +7,15 @@ from schedules.convolution_layout import ConvolutionLayout
 from schedules.intrinsics import PlainInstructions
 from schedules.intrinsics_arm import NeonInstructions, SignedDot, SignedMatrix, WideningDot
 from schedules.intrinsics_arm32 import Neon32Instructions, WideningDot32
-from schedules.intrinsics_x86 import ByteDot, PairDot, WordDot, X86Instructions
+from schedules.intrinsics_x86 import ByteDot, LiftedDot, PairDot, WordDot, X86Instructions
 
 
 def instructions(plan: ConvolutionLayout) -> PlainInstructions:
     """Vector code for the plan's dot product."""
     match plan.geometry.dot.kind, plan.machine.dot:
         case DotProduct.VNNI, _:
-            return ByteDot()
+            lift = plan.geometry.lift
+            return LiftedDot(lift) if lift else ByteDot()
         case DotProduct.PMADDUBSW, _:
             return PairDot()
         case DotProduct.PMADDWD, native:

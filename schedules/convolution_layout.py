@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from compiler.loops.form import Convolution
 from compiler.lowering.kernel import structural_digest
 from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array, ElementType
 from schedules.bits import packed_bytes
+from schedules.convolution_arm import indexes_weights
 from schedules.convolution_config import ConvolutionConfig
 from schedules.convolution_geometry import Geometry, geometry, storage_dtype
-from schedules.convolution_packing import channel_fields, pack_constants, panel_vectors
+from schedules.convolution_packing import Parameter, channel_fields, pack_constants, panel_vectors
 from schedules.convolution_pairs import pack_pairs, table_width, with_bias
 
 # Kernels may read this far behind the input rows in scratch.
@@ -111,7 +114,7 @@ class ConvolutionLayout:
                 width = self.config.vectors * self.config.lanes
                 return self.panels * self.channel_fields * width, "int32"
             case "parameters":
-                return 5, "int32"
+                return len(Parameter) + len(self.indexed_loop), "int32"
             case "output" if form.output is ElementType.B1:
                 pixels = form.batch * form.out_height * form.out_width
                 return pixels * packed_bytes(form.out_channels), "uint8"
@@ -166,6 +169,20 @@ class ConvolutionLayout:
         stays = self.form.groups * self.group_weight_bytes <= self.machine.l1_bytes
         return 0 if stays else _PREFETCHED_BYTES
 
+    @property
+    def rounds(self) -> int:
+        """Iterations of the inner loop over a segment."""
+        return (self.geometry.step_groups - int(self.geometry.peels)) // self.config.unroll
+
+    @property
+    def indexed_loop(self) -> tuple[int, ...]:
+        """Iterations of the inner loop, and the bytes before each of an iteration's vectors of weights, where
+        these are indexed: operands, because LLVM would turn numbers that it knows into offsets of loads."""
+        c = self.config
+        if self.rounds < 2 or not indexes_weights(c.vectors, self.geometry, self.machine):
+            return ()
+        return (self.rounds, *(self.vector_bytes * i for i in range(c.vectors * c.unroll)))
+
     def panel_weight_bytes(self, vectors: int) -> int:
         return self.geometry.segments * self.geometry.step_groups * vectors * self.vector_bytes
 
@@ -177,8 +194,10 @@ class ConvolutionLayout:
         """weight, channels, parameters and perhaps steps from the form's weight, bias, multiplier, shift,
         parameters."""
         g, c = self.geometry, self.config
-        if not g.sorts_steps:
-            return pack_constants(constants, g, self.machine, c.lanes, c.vectors)
-        pairs = pack_pairs(constants["weight"], g, self.row_pitch, c.lanes, c.vectors)
-        packed = pack_constants(with_bias(constants, pairs.bias), g, self.machine, c.lanes, c.vectors)
-        return {**packed, "weight": pairs.weight, "steps": pairs.steps}
+        if g.sorts_steps:
+            pairs = pack_pairs(constants["weight"], g, self.row_pitch, c.lanes, c.vectors)
+            packed = pack_constants(with_bias(constants, pairs.bias), g, self.machine, c.lanes, c.vectors)
+            return {**packed, "weight": pairs.weight, "steps": pairs.steps}
+        packed = pack_constants(constants, g, self.machine, c.lanes, c.vectors)
+        loop = np.array(self.indexed_loop, np.int32)
+        return {**packed, "parameters": np.concatenate([packed["parameters"], loop])}

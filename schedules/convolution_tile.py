@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from compiler.numerics.element import ElementType
@@ -10,7 +10,7 @@ from schedules.bits import packed_bytes
 from schedules.convolution_packing import ChannelField, Parameter
 from schedules.convolution_pairs_tir import accumulate_sorted
 from schedules.intrinsics import Expr, broadcast, constant, load, reinterpret, store, store_bits, tir, tirx
-from schedules.intrinsics_x86 import PairDot
+from schedules.intrinsics_x86 import LiftedDot, PairDot
 
 if TYPE_CHECKING:
     from schedules.convolution_tir import Share
@@ -22,6 +22,11 @@ def run_all(parts: Iterator[None]) -> None:
 
 
 def _nothing() -> None: ...
+
+
+def _far(start: Expr, offset: Expr) -> Expr:
+    """start + offset in 64 bits: LLVM takes a 32-bit sum apart only where it knows that it fits."""
+    return tirx.Cast("int64", start) + tirx.Cast("int64", offset)
 
 
 class _Pace:
@@ -173,22 +178,25 @@ class MicroTile:
     def _segments(self, base: Expr, weights: Expr, first_row: int) -> None:
         """Products of the segments from a row of them on."""
         g, form, share = self.g, self.g.form, self.share
-        unroll, step_groups = share.config.unroll, self.g.step_groups
+        unroll, step_groups = share.config.unroll, g.step_groups
         segment_bytes = step_groups * self.vectors * self.plan.vector_bytes
-        # A last group that is short or needs its surplus products masked is peeled off.
-        peeled = (form.weight.bits < 8 and g.run % (g.dot.products * g.fields) != 0) or self._ends_in_half
-        rounds = (step_groups - int(peeled)) // unroll
+        rounds, offsets = self.plan.rounds, None
+        count: Expr = rounds
+        if self.plan.indexed_loop:
+            count, *offsets = self._indexed_loop()
         with tir.serial(first_row, g.segment_rows) as i, tir.serial(0, g.segment_columns) as j:
             origin = base + i * form.dilation[0] * share.row_pitch + j * form.dilation[1] * g.pixel_pitch
             segment = weights + (i * g.segment_columns + j) * segment_bytes
             if rounds:
-                with tir.serial(0, rounds) as r:
-                    self._groups(origin, segment, r * unroll, unroll)
-            self._groups(origin, segment, rounds * unroll, step_groups - rounds * unroll, peeled)
+                with tir.serial(0, count) as r:
+                    self._groups(origin, segment, r * unroll, unroll, offsets=offsets)
+            self._groups(origin, segment, rounds * unroll, step_groups - rounds * unroll, peeled=g.peels)
 
-    @property
-    def _ends_in_half(self) -> bool:
-        return self.code.halves and 0 < self.g.run % self.g.dot.products <= self.g.dot.products // 2
+    def _indexed_loop(self) -> list[Expr]:
+        """The values of `ConvolutionLayout.indexed_loop`."""
+        first = len(Parameter)
+        parameters, count = self.share.operands["parameters"], len(self.plan.indexed_loop)
+        return [tir.Bind(parameters[i]) for i in range(first, first + count)]
 
     def first_activation(self) -> Expr:
         """Offset in the source of the first activation of the micro-tile's first pixel."""
@@ -201,25 +209,39 @@ class MicroTile:
         panel_bytes = self.plan.panel_weight_bytes(self.share.config.vectors)
         return self.group * self.plan.group_weight_bytes + self.group_panel * panel_bytes
 
-    def _groups(self, origin: Expr, segment: Expr, first: Expr, count: int, peeled: bool = False) -> None:
-        """`count` step groups from `first` on; `peeled` where the last of them may be short."""
+    def _groups(
+        self,
+        origin: Expr,
+        segment: Expr,
+        first: Expr,
+        count: int,
+        *,
+        peeled: bool = False,
+        offsets: Sequence[Expr] | None = None,
+    ) -> None:
+        """`count` step groups from `first` on; `peeled` where the last of them may be short.
+
+        offsets: of the vectors of weights behind the first, where they are not known.
+        """
         g, products, size = self.g, self.g.dot.products, self.plan.vector_bytes
         activations = origin + first * (g.fields * products)
-        weight = self.share.operands["weight"]
+        weight, part = self.share.operands["weight"], size // self.code.registers
+        start = segment + first * (self.vectors * size)
         for group in range(count):
-            offset = segment + (first + group) * (self.vectors * size)
-            part = size // self.code.registers
-            self.prefetch(offset, self.vectors * size)
+            self.prefetch(start + group * (self.vectors * size), self.vectors * size)
+            numbers = range(group * self.vectors, (group + 1) * self.vectors)
+            vectors = [start + i * size if offsets is None else _far(start, offsets[i]) for i in numbers]
             packed = [
-                tir.Bind(load(weight, offset + r * part, "int8", part))
-                for r in range(self.vectors * self.code.registers)
+                tir.Bind(load(weight, vector + r * part, "int8", part))
+                for vector in vectors
+                for r in range(self.code.registers)
             ]
             ends = peeled and group == count - 1
             fields = g.steps - (g.step_groups - 1) * g.fields if ends else g.fields
             for field in range(fields):
                 surplus = -g.run % products if ends and field == fields - 1 else 0
                 weights = [tir.Bind(self._unpacked(w, field, surplus)) for w in packed]
-                half = ends and field == fields - 1 and self._ends_in_half
+                half = ends and field == fields - 1 and g.ends_in_half
                 self._step(activations, group * g.fields + field, weights, half)
 
     def prefetch(self, weights: Expr, count: int) -> None:
@@ -252,6 +274,8 @@ class MicroTile:
         element, n = self.g.form.weight, self.plan.vector_bytes // self.code.registers
         if element.bits == 8:
             return packed
+        if isinstance(self.code, LiftedDot):
+            return self.code.lifted(packed, field, n)
         unsigned = tirx.shift_right(
             reinterpret(f"uint8x{n}", packed), constant(field * element.bits, "uint8", n)
         )

@@ -69,8 +69,6 @@ class PlainInstructions:
     # is an accumulator for each group of `pixels` pixels and each register of weights.
     pixels = 1
     registers = 1
-    # Whether a step can stop after half of its products.
-    halves = False
     # How many vectors of results `narrow` turns into codes together, by bits of the code.
     narrows: Mapping[int, int] = MappingProxyType({8: 1, 16: 1})
 

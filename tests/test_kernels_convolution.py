@@ -41,10 +41,10 @@ def _x86(name: str, cpu: str, dot: DotProduct, bits: int, offset: int, *features
     )
 
 
-def _arm(cpu: str, dot: DotProduct) -> CpuMachine:
+def _arm(cpu: str, dot: DotProduct, *, in_order: bool = False) -> CpuMachine:
     target = (("kind", "llvm"), ("mtriple", "aarch64-linux-gnu"), ("mcpu", cpu))
     machine = _x86(cpu.replace("-", "_"), cpu, dot, 128, 0)
-    return replace(machine, target=target, vector_registers=32)
+    return replace(machine, target=target, vector_registers=32, in_order=in_order)
 
 
 AVX512 = _x86("avx512", "skylake-avx512", DotProduct.PMADDWD, 512, 128, "avx512f", "avx512bw", "avx512vl")
@@ -53,8 +53,10 @@ AVX2 = _x86("avx2", "haswell", DotProduct.PMADDWD, 256, 128, "avx2")
 AVX2_SIGNED = _x86("avx2signed", "haswell", DotProduct.PMADDWD, 256, 0, "avx2")
 SSE2 = _x86("sse2", "x86-64", DotProduct.NONE, 128, 0)
 X86_MACHINES = (AVX512_VNNI, AVX512, AVX_VNNI, AVX2, AVX2_SIGNED, SSE2)
+A55 = _arm("cortex-a55", DotProduct.SDOT, in_order=True)
 ARM_MACHINES = (
     _arm("cortex-a76", DotProduct.SDOT),
+    A55,
     _arm("cortex-a53", DotProduct.SMLAL),
     _arm("neoverse-n2", DotProduct.SMMLA),
     CORTEX_A7,
@@ -361,6 +363,17 @@ def test_arm_kernels_are_exact(machine: CpuMachine, weight: ElementType) -> None
     check_on_arm(plan_convolution(form, machine), seed=3)
 
 
+@needs_emulation
+@pytest.mark.parametrize("weight", [I8, I4], ids=lambda e: e.value)
+@pytest.mark.parametrize("outputs", [8, 24, 28])
+def test_loops_that_index_their_weights_are_exact(weight: ElementType, outputs: int) -> None:
+    """Several rounds and a rest, whole panels and a ragged last one."""
+    form = Convolution(1, 5, 5, 80, 5, 5, outputs, 3, 3, I8, weight, I8, pad=(1, 1))
+    plan = plan_convolution(form, A55)
+    assert plan.rounds > 1 and plan.indexed_loop
+    check_on_arm(plan, seed=4, extreme=True)
+
+
 @pytest.mark.slow
 @needs_emulation
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=SLOW_DRAWS)
@@ -418,3 +431,27 @@ def test_illegal_configurations_say_why() -> None:
 def test_planning_and_packing_do_not_import_tvm() -> None:
     script = "import sys, schedules.convolution; sys.exit('tvm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@needs_host
+@pytest.mark.parametrize("weight", [I4, I2], ids=lambda e: e.value)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_lifted_sums_are_exact_up_to_the_longest(weight: ElementType, sign: int) -> None:
+    """All products at their largest, one channel short of what `Geometry.lift` allows, and one beyond."""
+    machine = next((m for m in HOST_MACHINES if m.dot is DotProduct.VNNI), None)
+    if machine is None:
+        pytest.skip("products are lifted on machines with VNNI only")
+    longest = ((1 << 31) - 1) // (255 * (weight.weight_limit << (8 - weight.bits)))
+    rng = np.random.default_rng(0)
+    for channels in (longest, longest + 1):
+        form = replace(_pointwise(1, channels, 16, weight), output=I32)
+        plan = plan_convolution(form, machine)
+        assert (plan.geometry.lift > 0) == (channels == longest)
+        constants = draw_constants(form, rng)
+        constants["weight"] = np.full_like(constants["weight"], sign * weight.weight_limit)
+        constants["parameters"][0] = 0
+        image = np.full((1, 1, 1, channels), 127, np.int8).reshape(1, 1, 1, channels)
+        operands = operands_of(plan, image, constants, 0x5A)
+        call(load([plan])[plan.symbol], list(operands.values()), [(0, plan.tiles)])
+        expected = reference(form, image, constants)
+        np.testing.assert_array_equal(codes_of(plan, operands["output"], 0x5A), expected)
