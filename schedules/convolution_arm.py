@@ -68,8 +68,7 @@ def unrolled_steps(vectors: int, g: Geometry, machine: CpuMachine) -> int:
     which hide its latencies; more where weights are indexed, as their first loads hide behind nothing."""
     if indexes_weights(vectors, g, machine):
         return min(12, _ADDRESS_REGISTERS // vectors)
-    steps = {DotProduct.SDOT: 4, DotProduct.SMMLA: 2, DotProduct.SMLAL: 2, DotProduct.VMLAL: 1}
-    return steps[g.dot.kind]
+    return {DotProduct.SDOT: 4, DotProduct.SMMLA: 2, DotProduct.SMLAL: 2, DotProduct.VMLAL: 1}[g.dot.kind]
 
 
 def micro_tile_instructions(pixels: int, vectors: int, g: Geometry, machine: CpuMachine) -> float:

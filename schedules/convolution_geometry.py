@@ -117,7 +117,7 @@ class Geometry:
     def ends_in_half(self) -> bool:
         """Whether a segment's last step has products in its first half alone, and SMLAL can stop there."""
         rest = self.run % self.dot.products
-        return self.dot.kind is DotProduct.SMLAL and 0 < rest <= self.dot.products // 2
+        return self.dot.kind in (DotProduct.SMLAL, DotProduct.VMLAL) and 0 < rest <= self.dot.products // 2
 
     @property
     def peels(self) -> bool:

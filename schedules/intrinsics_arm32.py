@@ -66,7 +66,6 @@ class WideningDot32(Neon32Instructions):
 
     products = 16
     registers = 4
-    halves = True
 
     def spread(self, source: Buffer, offset: Expr, step: int, lanes: int) -> Expr:
         return source.vload([offset + 16 * step], "int8x16")
