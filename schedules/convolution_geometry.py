@@ -48,8 +48,8 @@ def dot_shape(form: Convolution, machine: CpuMachine) -> DotShape:
             return DotShape(DotProduct.SDOT, 4, "int8")
         case DotProduct.SMMLA if stored == "int8":
             return DotShape(DotProduct.SMMLA, 8, "int8")
-        case DotProduct.SMLAL if stored == "int8":
-            return DotShape(DotProduct.SMLAL, 16, "int8")
+        case DotProduct.SMLAL | DotProduct.VMLAL if stored == "int8":
+            return DotShape(machine.dot, 16, "int8")
         case _:
             return _plain(stored)
 
@@ -117,7 +117,7 @@ class Geometry:
     def ends_in_half(self) -> bool:
         """Whether a segment's last step has products in its first half alone, and SMLAL can stop there."""
         rest = self.run % self.dot.products
-        return self.dot.kind is DotProduct.SMLAL and 0 < rest <= self.dot.products // 2
+        return self.dot.kind in (DotProduct.SMLAL, DotProduct.VMLAL) and 0 < rest <= self.dot.products // 2
 
     @property
     def peels(self) -> bool:
@@ -190,7 +190,7 @@ def walk(form: Convolution, dot: DotShape, stored: str) -> Geometry:
     touching = form.groups == 1 and form.dilation[1] == 1 and pitch == form.in_channels
     inputs = form.in_channels // form.groups
     run = inputs * form.kernel_width if touching else inputs
-    if dot.kind is DotProduct.SMLAL and run <= _SHORT_RUN:
+    if dot.kind in (DotProduct.SMLAL, DotProduct.VMLAL) and run <= _SHORT_RUN:
         dot = _plain(stored)
     pixels = form.batch * form.out_height * form.out_width
     return Geometry(
