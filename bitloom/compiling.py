@@ -34,13 +34,11 @@ from compiler.ir.diagnostics import BitloomError
 from compiler.ir.graph import Graph
 from compiler.ir.printer import graph_text
 from compiler.lowering.cache import Cache, default_folder, source_digest
-from compiler.lowering.program import Program, lower_program
 from compiler.numerics.element import Array
 from compiler.quantize.budget import Budget
 from compiler.quantize.calibration_run import read_calibration
 from compiler.quantize.layers import contraction_layers
 from compiler.quantize.quantize_graph import WeightWidths
-from compiler.report import layer_rows, program_summary
 from targets import target_named
 from targets.library.emit import install_files
 
@@ -118,23 +116,19 @@ def compile(
         install_files(_unpack(stored), artifact.path)
         return artifact
     compilation = quantize_imported(imported, samples, options, progress=progress)
-    progress("lower")
-    program = lower_program(compilation.graph, chosen.plan_kernel)
+    build = chosen.build(compilation.graph, progress)
     text = graph_text(compilation.graph).encode()
     attachments = {f"{library}{IR_SUFFIX}": gzip.compress(text, 1, mtime=0)}
-    facts = {**_provenance(chosen, key, samples), **program_facts(program, imported)}
+    facts = {**_provenance(chosen, key, samples), **build.facts, **_notes(imported)}
     if compilation.bit_widths is not None:
         facts["bit_widths"] = compilation.bit_widths.as_dict()
-    chosen.emit(program, library, artifact.path, attachments, facts, store, progress)
+    build.emit(library, artifact.path, attachments, facts, store, progress)
     store.put("artifacts", key, _pack(artifact))
     return artifact
 
 
-def program_facts(program: Program, imported: Imported) -> dict[str, Any]:
-    """The manifest's account of memory, layers and notes."""
+def _notes(imported: Imported) -> dict[str, Any]:
     return {
-        "summary": program_summary(program),
-        "layers": [row.as_dict() for row in layer_rows(program)],
         "notes": [
             {"layer": str(n.location), "pass": n.pass_name, "text": n.text} for n in imported.notes.entries
         ],

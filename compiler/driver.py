@@ -9,10 +9,7 @@ from typing import Any, Protocol
 
 from compiler.frontend import Model, import_graph, load_model
 from compiler.ir.graph import Graph, Value
-from compiler.loops.form import Form
 from compiler.lowering.cache import Cache
-from compiler.lowering.kernel import KernelPlan
-from compiler.lowering.program import Program
 from compiler.numerics.element import ElementType
 from compiler.numerics.quantization import QuantizedType
 from compiler.passes.base import Note, Notes, Pass, PassRecord, run_pass
@@ -60,13 +57,21 @@ class Target(Protocol):
         """Names everything about the target that changes what is built."""
         ...
 
-    def plan_kernel(self, form: Form) -> KernelPlan:
-        """The kernel for a form. Errors: ValueError with the reason where the target has none."""
+    def build(self, graph: Graph, progress: Progress) -> Build:
+        """Lowers a verified quantized graph. Errors: BitloomError where the device cannot hold it."""
+        ...
+
+
+class Build(Protocol):
+    """A lowered graph, before any file is written."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The manifest's account of memory and layers: at least `summary` and `layers`."""
         ...
 
     def emit(
         self,
-        program: Program,
         name: str,
         out: Path,
         attachments: Mapping[str, bytes],
@@ -74,7 +79,7 @@ class Target(Protocol):
         cache: Cache,
         progress: Progress,
     ) -> None:
-        """Builds the kernels and writes the library into the folder `out`, or nothing at all.
+        """Writes all files into the folder `out`, or nothing at all.
 
         attachments: more files by name. facts: entries of the manifest.
         """

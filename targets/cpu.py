@@ -14,6 +14,7 @@ from schedules.machines import APPLE_M1, COMPUTERS, family_here, host_machine, r
 
 if TYPE_CHECKING:
     from compiler.driver import Progress
+    from compiler.ir.graph import Graph
     from compiler.loops.form import Form
     from compiler.lowering.cache import Cache
     from compiler.lowering.kernel import KernelPlan
@@ -52,6 +53,12 @@ class CpuTarget:
 
         return plan_kernel(form, self.machine)
 
+    def build(self, graph: Graph, progress: Progress) -> CpuBuild:
+        from compiler.lowering.program import lower_program
+
+        progress("lower")
+        return CpuBuild(self, lower_program(graph, self.plan_kernel))
+
     def emit(
         self,
         program: Program,
@@ -82,6 +89,34 @@ class CpuTarget:
             emit_library(description, objects, out, toolchain, facts, attachments)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuBuild:
+    """Planned kernels and memory of a graph."""
+
+    target: CpuTarget
+    program: Program
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        from compiler.report import layer_rows, program_summary
+
+        return {
+            "summary": program_summary(self.program),
+            "layers": [row.as_dict() for row in layer_rows(self.program)],
+        }
+
+    def emit(
+        self,
+        name: str,
+        out: Path,
+        attachments: Mapping[str, bytes],
+        facts: Mapping[str, Any],
+        cache: Cache,
+        progress: Progress,
+    ) -> None:
+        self.target.emit(self.program, name, out, attachments, facts, cache, progress)
 
 
 def targets() -> Iterator[CpuTarget]:
