@@ -40,9 +40,9 @@ def verify_command(
     Every layer is compared, on every sample. Ends with exit code 1, and names
     the first layer that differs, where they are not equal.
     """
-    from bitloom.library_files import manifest_path_of
+    from bitloom.library_files import compiled_manifest
 
-    manifest_path_of(library)  # refuses a folder without a library before the rest is imported
+    compiled_manifest(library)  # refuses a folder without one before the rest is imported
     from bitloom.verification import read_graph, verdict_lines, verify
 
     graph = read_graph(library)
@@ -75,9 +75,9 @@ def _print_json(library: Path, result: Verification, seed: int | None) -> None:
     import dataclasses
 
     from bitloom.commands.text import print_json
-    from bitloom.library_files import manifest_path_of, read_manifest
+    from bitloom.library_files import compiled_manifest
 
-    manifest = read_manifest(manifest_path_of(library))
+    manifest = compiled_manifest(library)
     print_json(
         {
             **{key: manifest[key] for key in ("name", "target", "digest", "versions")},

@@ -160,18 +160,22 @@ def read_model(folder: Path) -> NpuModel:
             f"{path} has version {record['version']}, this bitloom reads {VERSION}: compile again"
         )
     try:
-        commands = (folder / record["files"]["commands"]).read_bytes()
-        constants = np.frombuffer((folder / record["files"]["constants"]).read_bytes(), np.uint8)
-        text = gzip.decompress((folder / f"{record['name']}{GRAPH}").read_bytes()).decode()
-        steps = tuple(_step(step, commands) for step in record["steps"])
-    except (EOFError, gzip.BadGzipFile, ValueError) as error:
-        raise BitloomError(f"{folder} is damaged: {error}", "compile the model again") from error
+        return _read(folder, record)
+    except (EOFError, gzip.BadGzipFile, ValueError, KeyError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise BitloomError(f"{folder} is damaged: {said}", "compile the model again") from error
+
+
+def _read(folder: Path, record: Mapping[str, Any]) -> NpuModel:
+    commands = (folder / record["files"]["commands"]).read_bytes()
+    constants = np.frombuffer((folder / record["files"]["constants"]).read_bytes(), np.uint8)
+    text = gzip.decompress((folder / f"{record['name']}{GRAPH}").read_bytes()).decode()
     return NpuModel(
         record["name"],
         parse_graph(text, OPS),
         config_from(record["npu"]),
         {name: _location(at) for name, at in record["values"].items()},
-        steps,
+        tuple(_step(step, commands) for step in record["steps"]),
         constants,
         record["host_bytes"],
     )

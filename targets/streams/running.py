@@ -104,9 +104,11 @@ class _Machine:
 
 @dataclass(frozen=True, slots=True)
 class LayerTiming:
-    """value: the layer's result. statistics: from its first instruction to its last one; layers overlap."""
+    """value: the layer's result. cycles: from the end of all layers before it to its own end.
+    statistics: from its first instruction to its last one; layers overlap."""
 
     value: str
+    cycles: int
     statistics: Statistics
 
 
@@ -131,12 +133,19 @@ def time_model(model: NpuModel) -> ModelTiming:
             continue
         timing = time_program(step.program, model.config)
         begins = [0] * len(step.program.streams)
+        ended = 0
         for layer in step.layers:
             masks = [
                 (np.arange(len(s)) >= begin) & (np.arange(len(s)) < end)
                 for s, begin, end in zip(step.program.streams, begins, layer.ends, strict=True)
             ]
-            layers.append(LayerTiming(layer.value, statistics(timing, model.config, masks)))
+            ends = [int(s.end[m].max()) for s, m in zip(timing.spans, masks, strict=True) if m.any()]
+            last = max(ended, *ends) if ends else ended
+            if layer is step.layers[-1]:
+                last = timing.cycles  # with what comes behind the last layer
+            found = statistics(timing, model.config, masks)
+            layers.append(LayerTiming(layer.value, last - ended, found))
+            ended = last
             begins = list(layer.ends)
         totals.append(statistics(timing, model.config))
         timings.append(timing)
