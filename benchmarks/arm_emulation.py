@@ -15,13 +15,13 @@ import onnxruntime
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from benchmarks.cases import Case
-from benchmarks.contenders import Calibration
+from benchmarks.case import Case
+from benchmarks.engines.onnxruntime import Calibration
 from compiler.driver import QuantizeOptions, import_float, quantize_imported
 from compiler.ir.graph import Graph
 from compiler.lowering.cache import Cache, default_folder
 from compiler.lowering.machine import CpuMachine
-from compiler.lowering.program import Program, lower_program
+from compiler.lowering.program import Program, lower_variants
 from compiler.quantize.calibration_run import read_calibration
 from targets.cpu import CpuTarget
 
@@ -86,15 +86,15 @@ def ours(
 ) -> tuple[Counter[str], Program]:
     """Instructions by symbol of one inference of the library for `machine`, and its program."""
     target = CpuTarget("arm_static", machine, "aarch64-linux-musl")
-    program = lower_program(graph, target.plan_kernel)
+    programs = lower_variants(graph, target.planners)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        target.emit(program, "model", folder, {}, {}, Cache(default_folder()), lambda *_: None)
+        target.emit(programs, "model", folder, {}, {}, Cache(default_folder()), lambda *_: None)
         case.timed_input.astype(np.float32).tofile(folder / "input")
         source = str(_SOURCES / "run_library.c")
         flags = ["-target", "aarch64-linux-musl", "-static", "-O1", f"-I{folder}"]
         _zig_cc([*flags, source, str(folder / "libmodel.a"), "-o", str(folder / "run")])
-        return emulator.per_run(cpu, ["./run"], folder), program
+        return emulator.per_run(cpu, ["./run"], folder), programs[target.variant]
 
 
 def onnxruntimes(case: Case, cpu: str, emulator: Emulator, peer: Peer) -> int:

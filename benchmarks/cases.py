@@ -3,7 +3,6 @@
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from benchmarks.case import Case
 from benchmarks.networks import IMAGE_SHAPE, resnet50
 
 CALIBRATION_COUNT = 16  # enough to set the ranges of a model that is only timed
@@ -20,20 +20,6 @@ ZOO_VARIABLE = "BITLOOM_ZOO"
 
 class CaseError(Exception):
     """What was asked for cannot be measured here; the message says what, why and what can."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """calibration: inputs of one run each, float32 with batch axis; the first one is also the timed input."""
-
-    name: str
-    model: Path
-    input_name: str
-    calibration: tuple[NDArray[np.float32], ...]
-
-    @property
-    def timed_input(self) -> NDArray[np.float32]:
-        return self.calibration[0]
 
 
 def load_case(name: str, folder: Path) -> Case:
@@ -61,7 +47,15 @@ def _from_file(path: Path) -> Case:
 
 def _from_zoo(name: str) -> Case:
     found = load_from_zoo(name)
-    return Case(name, found.model, found.input_name, tuple(found.calibration[:CALIBRATION_COUNT]))
+    calibration = tuple(found.calibration[:CALIBRATION_COUNT])
+    return Case(name, found.model, found.input_name, calibration, _tflite_of(name))
+
+
+def _tflite_of(name: str) -> Path | None:
+    """The zoo's int8 file of the same network: `ad01_int8.tflite` is that of `ad01_autoencoder`."""
+    folder = Path(os.environ[ZOO_VARIABLE]) / "tflite"
+    found = sorted(folder.glob("*_int8.tflite"))
+    return next((p for p in found if name.startswith(p.name.removesuffix("_int8.tflite"))), None)
 
 
 def load_from_zoo(name: str) -> Any:

@@ -1,15 +1,19 @@
-"""Latency on this machine: bitloom beside onnxruntime int8 and float32, in one process, by turns.
+"""Latency on this machine: bitloom beside onnxruntime, OpenVINO and LiteRT, by turns.
 
-Every round times each contender once, in alternating order; ratios are taken within a round, so that a
-machine that slows down or speeds up does so to both sides. The column `others` is the number of processors
+Each contender has a process of its own. Every round times each once, in alternating order, while the others
+sleep; ratios are taken within a round, so that a machine that slows down or speeds up does so to both sides.
+The last line of a block compares with the fastest peer. The column `others` is the number of processors
 that other processes kept busy meanwhile: figures with more than about 0.1 there, above all those of two
 threads and more, say little. From the repository's root:
 
+    python -m benchmarks.peers install openvino litert     # once; without them, onnxruntime alone
     python -m benchmarks.host_latency squeezenet1_1 resnet50 --threads 1 2
+    python -m benchmarks.host_latency squeezenet1_1 --isa avx2
     python -m benchmarks.host_latency path/to/model.onnx --peers-only --json
 
 A model is a path that ends in .onnx, `resnet50` (random weights), or a name in the folder that the
-variable BITLOOM_ZOO names.
+variable BITLOOM_ZOO names. With --isa, ours is compiled for that instruction set, and the peers find
+no better one (benchmarks/cpuid.py); one that cannot be limited here is left out.
 """
 
 import argparse
@@ -20,19 +24,23 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
+from benchmarks.case import Case
 from benchmarks.cases import SEED, CaseError, load_case
-from benchmarks.contenders import OURS, PEERS, Run
+from benchmarks.contenders import Contender, Served, contenders
+from benchmarks.cpuid import INSTRUCTION_SETS
+from benchmarks.engines import RefusedError
 
-MODELS = ("squeezenet1_1", "mbv2_100_224_deq", "resnet50")
+MODELS = ("squeezenet1_1", "mbv2_100_224_deq", "resnet50", "mbv1_025_224", "ic_resnet8", "kws_dscnn")
 PACKAGES = ("apache-tvm", "bitloom", "numpy", "onnx", "onnxruntime")
-PAUSE_SECONDS = 0.02  # lets the worker threads of the contender before stop spinning
-WARM_UP_RUNS = 3
-LEAST_RUNS = 3
+
+Slot = Callable[[float], float]
+"""Seconds that a slot lasts, to the median of its runs in ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,57 +80,77 @@ def ratio(subject: Measurement, peer: Measurement) -> Spread:
 
 def main() -> None:
     arguments = _parser().parse_args()
-    contenders = PEERS if arguments.peers_only else (OURS, *PEERS)
     with tempfile.TemporaryDirectory(prefix="bitloom-latency-") as name:
-        folder = Path(name)
         try:
-            processors = _allowed_processors(max(arguments.threads))
-            cases = [load_case(model, folder) for model in arguments.models]
+            blocks = _blocks(arguments, Path(name))
         except CaseError as error:
             print(f"host_latency: {error}", file=sys.stderr)
             sys.exit(2)
-        blocks: list[list[Measurement]] = []
-        for case in cases:
-            _progress(f"{case.name}: preparing")
-            _pin(processors)
-            opens = [contender.prepare(case, folder) for contender in contenders]
-            for threads in arguments.threads:
-                _progress(f"{case.name}: timing, threads {threads}")
-                _pin(processors[:threads])
-                runs = [open_model(threads) for open_model in opens]
-                start, foreign = time.perf_counter(), _foreign_seconds()
-                slots = measure(runs, arguments.rounds, arguments.slot_seconds)
-                others = max(0.0, _foreign_seconds() - foreign) / (time.perf_counter() - start)
-                blocks.append(
-                    [
-                        Measurement(case.name, threads, others, contender.label, times)
-                        for contender, times in zip(contenders, slots, strict=True)
-                    ]
-                )
     print(_as_json(blocks, arguments) if arguments.json else _as_table(blocks))
 
 
-def measure(runs: Sequence[Run], rounds: int, slot_seconds: float) -> list[tuple[float, ...]]:
+def _blocks(arguments: argparse.Namespace, folder: Path) -> list[list[Measurement]]:
+    """A block for each model and number of threads. Errors: CaseError."""
+    instruction_set = next((each for each in INSTRUCTION_SETS if each.name == arguments.isa), None)
+    processors = _allowed_processors(max(arguments.threads))
+    cases = [load_case(model, folder) for model in arguments.models]
+    found, absent = contenders(instruction_set, folder)
+    for each in absent:
+        _progress(f"{each.label} is left out: {each.reason}")
+    blocks: list[list[Measurement]] = []
+    for case in cases:
+        _progress(f"{case.name}: preparing")
+        _pin(processors)
+        entrants = _prepare(found[1:] if arguments.peers_only else found, case, folder)
+        for threads in arguments.threads:
+            _progress(f"{case.name}: timing, threads {threads}")
+            _pin(processors[:threads])
+            blocks.append(_time(entrants, case, folder, threads, arguments))
+    return blocks
+
+
+def _prepare(found: Sequence[Contender], case: Case, folder: Path) -> list[tuple[Contender, str]]:
+    """Those that take the case, with what they prepared."""
+    entrants: list[tuple[Contender, str]] = []
+    for contender in found:
+        try:
+            entrants.append((contender, contender.prepare(case, folder)))
+        except RefusedError as refusal:
+            _progress(f"{case.name}: {contender.label} is left out: {refusal}")
+    return entrants
+
+
+def _time(
+    entrants: Sequence[tuple[Contender, str]],
+    case: Case,
+    folder: Path,
+    threads: int,
+    arguments: argparse.Namespace,
+) -> list[Measurement]:
+    with ExitStack() as stack:
+        served = [
+            stack.enter_context(contender.open(case, folder, prepared, threads))
+            for contender, prepared in entrants
+        ]
+        measure([each.slot for each in served], 1, 0)  # the first slot also makes their clocks known
+        start, busy = time.perf_counter(), _busy_seconds() - _used_seconds(served)
+        slots = measure([each.slot for each in served], arguments.rounds, arguments.slot_seconds)
+        others = _busy_seconds() - _used_seconds(served) - busy
+        share = max(0.0, others) / (time.perf_counter() - start)
+    return [
+        Measurement(case.name, threads, share, contender.label, times)
+        for (contender, _), times in zip(entrants, slots, strict=True)
+    ]
+
+
+def measure(slots: Sequence[Slot], rounds: int, seconds: float) -> list[tuple[float, ...]]:
     """Milliseconds per contender and round; every other round goes backwards."""
-    slots: list[list[float]] = [[] for _ in runs]
+    found: list[list[float]] = [[] for _ in slots]
     for number in range(rounds):
-        turn = list(zip(runs, slots, strict=True))
-        for run, slot in turn if number % 2 == 0 else reversed(turn):
-            slot.append(_time_slot(run, slot_seconds))
-    return [tuple(slot) for slot in slots]
-
-
-def _time_slot(run: Run, slot_seconds: float) -> float:
-    time.sleep(PAUSE_SECONDS)
-    for _ in range(WARM_UP_RUNS):
-        run()
-    times: list[int] = []
-    end = time.perf_counter() + slot_seconds
-    while len(times) < LEAST_RUNS or time.perf_counter() < end:
-        start = time.perf_counter_ns()
-        run()
-        times.append(time.perf_counter_ns() - start)
-    return statistics.median(times) / 1e6
+        turn = list(zip(slots, found, strict=True))
+        for slot, times in turn if number % 2 == 0 else reversed(turn):
+            times.append(slot(seconds))
+    return [tuple(times) for times in found]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,6 +162,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_positive, default=15)
     parser.add_argument(
         "--slot-seconds", type=float, default=0.2, help="timed part of one slot, at least 3 runs"
+    )
+    parser.add_argument(
+        "--isa",
+        choices=[each.name for each in INSTRUCTION_SETS],
+        help="the instruction set of all contenders",
     )
     parser.add_argument("--peers-only", action="store_true", help="leave bitloom out")
     parser.add_argument("--json", action="store_true")
@@ -164,7 +197,18 @@ def _as_table(blocks: Sequence[Sequence[Measurement]]) -> str:
                 times = ratio(block[0], row)
                 line += f"   {times.median:.3f} ({times.p10:.3f} .. {times.p90:.3f})"
             lines.append(line)
+        if len(block) > 1:
+            peer = fastest(block[1:])
+            times = ratio(block[0], peer)
+            figures = f"{times.median:.3f} ({times.p10:.3f} .. {times.p90:.3f})"
+            place = f"{block[0].model:<20} {block[0].threads:>7}"
+            lines.append(f"{place}         {subject} / {peer.contender}, the fastest: {figures}")
     return "\n".join(lines)
+
+
+def fastest(peers: Sequence[Measurement]) -> Measurement:
+    """The peer of least median."""
+    return min(peers, key=lambda peer: statistics.median(peer.slots_ms))
 
 
 def _as_json(blocks: Sequence[Sequence[Measurement]], arguments: argparse.Namespace) -> str:
@@ -186,6 +230,7 @@ def _as_json(blocks: Sequence[Sequence[Measurement]], arguments: argparse.Namesp
             "processor": _processor(),
             "versions": {"python": platform.python_version(), **_versions()},
             "seed": SEED,
+            "instruction_set": arguments.isa,
             "rounds": arguments.rounds,
             "slot_seconds": arguments.slot_seconds,
             "measurements": [row(each, block[0]) for block in blocks for each in block],
@@ -209,14 +254,19 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _foreign_seconds() -> float:
-    """Processor time of all other processes since the start of the system; 0 where Linux does not tell it."""
+def _busy_seconds() -> float:
+    """Processor time of all processes since the start of the system; 0 where Linux does not tell it."""
     try:
         fields = Path("/proc/stat").read_text().splitlines()[0].split()
     except FileNotFoundError:
         return 0.0
     user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[1:8])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - time.process_time()
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def _used_seconds(served: Sequence[Served]) -> float:
+    """Processor time of this process and of the contenders'."""
+    return time.process_time() + sum(each.processor_seconds for each in served)
 
 
 def _allowed_processors(threads: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Where a model's time goes: each step of a compiled library by itself, on one thread, in its place in a run.
 
     python -m benchmarks.layers_profile squeezenet1_1 --top 10
-    python -m benchmarks.layers_profile resnet50 --json
+    python -m benchmarks.layers_profile resnet50 --target cpu/avx2 --json
 
 A model is what `benchmarks.host_latency` takes. The time of a step is its median over the runs; GMAC/s counts
 multiplications with weights, GB/s the bytes of activations that the layer reads and writes.
@@ -104,6 +104,7 @@ def main() -> None:
     )
     parser.add_argument("models", nargs="*", default=MODELS, help=f"default: {' '.join(MODELS)}")
     parser.add_argument("--repeat", type=int, default=30, help="timed runs, default 30")
+    parser.add_argument("--target", default="host", help="one that runs here, default host")
     parser.add_argument("--top", type=int, help="show the slowest steps only")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -113,7 +114,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bitloom-profile-") as name:
         for model in arguments.models:
             try:
-                found[model] = _profile(model, Path(name), arguments.repeat)
+                found[model] = _profile(model, arguments.target, Path(name), arguments.repeat)
             except CaseError as error:
                 print(f"layers_profile: {error}", file=sys.stderr)
                 sys.exit(2)
@@ -123,9 +124,11 @@ def main() -> None:
         print("\n\n".join(f"{model}\n{table(each, arguments.top)}" for model, each in found.items()))
 
 
-def _profile(name: str, folder: Path, repeat: int) -> list[StepRow]:
+def _profile(name: str, target: str, folder: Path, repeat: int) -> list[StepRow]:
     case = load_case(name, folder)
-    artifact = bitloom.compile(case.model, calibration=list(case.calibration), output=folder / case.name)
+    artifact = bitloom.compile(
+        case.model, target=target, calibration=list(case.calibration), output=folder / case.name
+    )
     with bitloom.load(artifact.path, threads=1) as model:
         return rows(model, {case.input_name: case.timed_input}, repeat)
 

@@ -33,7 +33,7 @@ from compiler.driver import (
 from compiler.ir.diagnostics import BitloomError
 from compiler.ir.graph import Graph
 from compiler.ir.printer import graph_text
-from compiler.lowering.cache import Cache, default_folder, source_digest
+from compiler.lowering.cache import Cache, default_folder, default_limit, source_digest
 from compiler.numerics.element import Array
 from compiler.quantize.budget import Budget
 from compiler.quantize.calibration_run import read_calibration
@@ -65,6 +65,7 @@ def compile(
     *,
     calibration: Samples,
     target: str = "host",
+    variants: Sequence[str] = (),
     output: str | Path = "out",
     name: str | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -81,6 +82,8 @@ def compile(
 
     calibration: an .npz file, or an iterable of arrays (one-input models) or of {input: array}; float32, in
         the model's own input scale; some 20 to 200 typical samples.
+    variants: more targets, such as "cortex-a76", whose kernels the library carries too; each context runs the
+        best that its CPU has.
     name: of the library and its C functions; the file's name if left out.
     shapes: for dynamic inputs. weights: int8, int4, int2 or binary; activations: int8 or int16.
     layer_weights: weights of single layers by ONNX node name. observer: how ranges are found.
@@ -90,7 +93,7 @@ def compile(
     progress: called with each stage, and how many of its pieces are done where they are counted.
     Errors: BitloomError with a message to act on; `output` is then as it was before.
     """
-    chosen = target_named(target)
+    chosen = target_named(target, variants)
     options = QuantizeOptions(
         weights=WeightWidths(
             element_named(weights, "weights"),
@@ -106,7 +109,7 @@ def compile(
     imported = import_float(Path(model), shapes)
     _check_layers(options.weights.layers, imported.graph)
     samples = read_calibration(calibration, imported.graph)
-    store = Cache(default_folder() if cache else None)
+    store, limit = Cache(default_folder() if cache else None), default_limit()
     artifact = Artifact(library, Path(output))
     settings = f"{library}\0{options!r}\0{observer} {observer_options}\0{chosen.digest}"
     key = _key(imported, samples, settings)
@@ -124,6 +127,7 @@ def compile(
         facts["bit_widths"] = compilation.bit_widths.as_dict()
     build.emit(library, artifact.path, attachments, facts, store, progress)
     store.put("artifacts", key, _pack(artifact))
+    store.trim(limit)
     return artifact
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from compiler.ir.diagnostics import BitloomError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 _FORMAT = "bitloom-library"
 NPU_FORMAT = "bitloom-npu"
 _ONNX_NAMES = {"float32": "float"}
@@ -59,10 +60,18 @@ class ResultInfo:
     strides: tuple[int, ...]
     storage: np.dtype[Any]
     storage_offset: int
+    packed: bool
 
     def read(self, memory: NDArray[Any]) -> NDArray[Any]:
         """Copies the codes out of `memory`, whose bytes begin where the place's memory begins."""
         flat = memory[self.arena_offset :]
+        if self.packed:
+            bytes_ = -(-self.shape[-1] // 8)
+            rows = (
+                flat[: math.prod(self.shape[:-1]) * bytes_].view(np.uint8).reshape(*self.shape[:-1], bytes_)
+            )
+            bits = np.unpackbits(rows, axis=-1, count=self.shape[-1], bitorder="little")
+            return (bits.astype(np.int8) * 2 - 1).astype(self.dtype)
         strides = tuple(stride * self.storage.itemsize for stride in self.strides)
         stored = np.ndarray(self.shape, self.storage, flat.data, strides=strides)
         if self.storage_offset == 0:
@@ -159,6 +168,19 @@ def port_info(record: Mapping[str, Any]) -> PortInfo:
     )
 
 
+def variant_records(manifest: Mapping[str, Any], variant: str | None) -> dict[str, Mapping[str, Any]]:
+    """What the manifest says of each variant by name, or of `variant` alone.
+
+    Errors: LoadError for a variant that it does not name.
+    """
+    known = {record["name"]: record for record in manifest["variants"]}
+    if variant is None:
+        return known
+    if variant not in known:
+        raise LoadError(f'{manifest["name"]} has no variant "{variant}"; it holds {", ".join(known)}')
+    return {variant: known[variant]}
+
+
 def step_info(record: Mapping[str, Any]) -> StepInfo:
     view = record["result"]
     result = None
@@ -171,5 +193,6 @@ def step_info(record: Mapping[str, Any]) -> StepInfo:
             strides=tuple(view["strides"]),
             storage=np.dtype(view["storage"]),
             storage_offset=view["storage_offset"],
+            packed=view["packed"],
         )
     return StepInfo(record["label"], record["layer"], record["kernel"], record["tiles"], result)

@@ -22,6 +22,7 @@ from bitloom.library_files import (
     port_info,
     read_manifest,
     step_info,
+    variant_records,
 )
 from compiler.ir.diagnostics import BitloomError
 
@@ -44,23 +45,35 @@ class Call:
 
 
 class Model:
-    """A library with one context. Calls from several threads wait for each other: load it once for each."""
+    """A library with one context. Calls from several threads wait for each other: load it once for each.
 
-    def __init__(self, manifest_path: Path, threads: int = 0) -> None:
+    variant: the one that the context runs, of those that the library holds. steps: of that variant.
+    """
+
+    def __init__(self, manifest_path: Path, threads: int = 0, variant: str | None = None) -> None:
         self._context: int | None = None
         self.manifest: dict[str, Any] = read_manifest(manifest_path)
         self.name: str = self.manifest["name"]
         self.inputs = tuple(port_info(record) for record in self.manifest["inputs"])
         self.outputs = tuple(port_info(record) for record in self.manifest["outputs"])
-        self.steps = tuple(step_info(record) for record in self.manifest["steps"])
+        self._variants = variant_records(self.manifest, variant)
         self._lock = threading.Lock()
         self._threads = threads
         self._process = os.getpid()
-        self._start(manifest_path)
+        self.variant = self._start(manifest_path)
+        self.steps = tuple(step_info(record) for record in self._variants[self.variant]["steps"])
 
-    def _start(self, manifest_path: Path) -> None:
+    def _start(self, manifest_path: Path) -> str:
+        """Gives the name of the variant that runs."""
         self._library = open_shared(manifest_path, self.manifest)
         self._context = self._create(self._threads)
+        name: bytes = self._function("variant", ctypes.c_char_p, ctypes.c_void_p)(self._context)
+        return name.decode()
+
+    @property
+    def _wanted(self) -> str | None:
+        """The variant to run; None where the CPU has a choice."""
+        return next(iter(self._variants)) if len(self._variants) == 1 else None
 
     def __call__(self, *arrays: Array | Mapping[str, Array], **named: Array) -> Array | dict[str, Array]:
         """model(x), model(a, b), model(x=a), model({"x": a}); gives the result, or a dict of several.
@@ -157,8 +170,10 @@ class Model:
 
     def _create(self, threads: int) -> int:
         reason = ctypes.c_char_p()
-        create = self._function("create", ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_char_p))
-        context: int | None = create(threads, ctypes.byref(reason))
+        arguments = (ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(ctypes.c_char_p))
+        create = self._function("create_variant", ctypes.c_void_p, *arguments)
+        wanted = self._wanted
+        context: int | None = create(wanted and wanted.encode(), threads, ctypes.byref(reason))
         if context is None:
             raise LoadError(f"{self.name}: {(reason.value or b'unknown reason').decode()}")
         return context
@@ -201,7 +216,7 @@ class Model:
     def _layers(self, context: int, call: Call) -> Iterator[tuple[StepInfo, Array]]:
         run_step = self._step_function(call)
         address = self._function("arena", ctypes.c_void_p, ctypes.c_void_p)(context)
-        size: int = self.manifest["arena_bytes"]
+        size: int = self._variants[self.variant]["arena_bytes"]
         arena = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         for index, step in enumerate(self.steps):
             self._check(run_step(context, index, call.input_pointers, call.output_pointers))

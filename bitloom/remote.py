@@ -18,17 +18,20 @@ from bitloom.model import Array, Call, Model, RunError, as_bytes
 from targets.library.runner_program import link_runner_program
 from targets.runners import Finished, Runner
 
+_NAME_BYTES = 64
 _REFUSED, _RUN_FAILED, _OTHER_BUILD = 3, 4, 5  # as in bitloom_runner.c
 
 
 class RemoteModel(Model):
     """A library that each call runs once, in a context of its own, where `runner` says."""
 
-    def __init__(self, manifest_path: Path, runner: Runner, threads: int = 0) -> None:
+    def __init__(
+        self, manifest_path: Path, runner: Runner, threads: int = 0, variant: str | None = None
+    ) -> None:
         self._runner: Runner | None = runner
         self._place = runner.name
         self._programs = tempfile.TemporaryDirectory(prefix="bitloom-")
-        super().__init__(manifest_path, threads)
+        super().__init__(manifest_path, threads, variant)
 
     def layers(self, inputs: Array | Mapping[str, Array]) -> Iterator[tuple[StepInfo, Array]]:
         call = self._call(self._named((inputs,), {}))
@@ -59,13 +62,22 @@ class RemoteModel(Model):
     def __del__(self) -> None:
         self.close()
 
-    def _start(self, manifest_path: Path) -> None:
+    def _start(self, manifest_path: Path) -> str:
         assert self._runner is not None
         triple: str = self.manifest["triple"]
         # An emulator needs the file as long as it runs.
         program = Path(self._programs.name) / "runner"
         link_runner_program(self.name, manifest_path.parent, triple, program)
         self._runner.start(program, triple.split("-", maxsplit=1)[0])
+        return self._wanted or self._ask()
+
+    def _ask(self) -> str:
+        """The variant that the library takes there."""
+        assert self._runner is not None
+        finished = self._runner.execute(self._request(Call(False, [], [], None, None), (), 0))
+        if finished.status != 0:
+            self._refuse(finished)
+        return finished.response.rstrip(b"\0").decode()
 
     def _run(self, call: Call) -> float:
         return float(self._execute(call, (), 1)[1][0])
@@ -84,13 +96,13 @@ class RemoteModel(Model):
         if finished.status != 0:
             self._refuse(finished)
         extents = [_extent(result) for _, result in wanted]
-        sizes = [*extents, *(array.nbytes for array in call.outputs), 8 * repeat]
+        sizes = [_NAME_BYTES, *extents, *(array.nbytes for array in call.outputs), 8 * repeat]
         if len(finished.response) != sum(sizes):
             raise RunError(
                 f"{self.name} on {self._place}: {len(finished.response)} bytes came back, not {sum(sizes)}"
             )
         response = np.frombuffer(finished.response, np.uint8)
-        *parts, times = np.split(response, np.cumsum(sizes)[:-1])
+        _, *parts, times = np.split(response, np.cumsum(sizes)[:-1])
         for array, part in zip(call.outputs, parts[len(wanted) :], strict=True):
             as_bytes(array)[:] = part
         return parts[: len(wanted)], times.view("<i8") * 1e-9
@@ -104,7 +116,8 @@ class RemoteModel(Model):
             output = -1 if result.output is None else result.output
             numbers += [step, output, result.arena_offset, _extent(result)]
         build: str = self.manifest["build"]
-        head = struct.pack(f"<64s{len(numbers)}q", build.encode(), *numbers)
+        names = (text.encode() for text in (build, self._wanted or ""))
+        head = struct.pack(f"<64s{_NAME_BYTES}s{len(numbers)}q", *names, *numbers)
         return b"".join([head, *(array.tobytes() for array in call.inputs)])
 
     def _refuse(self, finished: Finished) -> NoReturn:

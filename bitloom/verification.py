@@ -23,6 +23,8 @@ from sim.stream import StreamError
 from targets.streams.model import NpuModel, manifest_of, read_model
 from targets.streams.running import check_streams, run_model
 
+_Pairs = Callable[[Mapping[str, Array]], Iterator[tuple[str, Array, Array]]]
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -48,8 +50,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The verdict. layers: compared for each sample (outputs alone where not asked layer by layer)."""
+    """The verdict on one variant. layers: compared for each sample (outputs alone where not asked layer by
+    layer)."""
 
+    variant: str
     samples: int
     layers: int
     difference: Difference | None
@@ -89,18 +93,19 @@ def verify(
     threads: int = 0,
     seed: int = 0,
     runner: str = "local",
+    variant: str | None = None,
 ) -> Verification:
     """Runs the library in folder `path` and the interpreter on the same inputs, and stops at the first
     difference.
 
     inputs: {name: float32 array} per sample; drawn at random over each input's whole range if left out.
     layers: compare every layer's codes (True) or the outputs alone.
-    runner: where the library runs, as for `load`.
+    runner, variant: where the library runs and which of its variants, as for `load`.
     """
     graph = read_graph(Path(path))
     chosen = list(inputs) if inputs is not None else list(random_inputs(graph, samples, seed))
     compared = 0
-    with _pairs_of(Path(path), graph, layers, threads, runner) as pairs_of:
+    with _pairs_of(Path(path), graph, layers, threads, runner, variant) as (ran, pairs_of):
         for index, sample in enumerate(chosen):
             pairs = pairs_of(sample)
             compared = 0
@@ -108,25 +113,25 @@ def verify(
                 compared += 1
                 difference = _difference(graph, index, name, expected, found)
                 if difference is not None:
-                    return Verification(index + 1, compared, difference)
-    return Verification(len(chosen), compared, None)
+                    return Verification(ran, index + 1, compared, difference)
+        return Verification(ran, len(chosen), compared, None)
 
 
 @contextmanager
 def _pairs_of(
-    path: Path, graph: Graph, layers: bool, threads: int, runner: str
-) -> Generator[Callable[[Mapping[str, Array]], Iterator[tuple[str, Array, Array]]]]:
-    """What is compared for one sample: (value, expected, found)."""
+    path: Path, graph: Graph, layers: bool, threads: int, runner: str, variant: str | None
+) -> Generator[tuple[str, _Pairs]]:
+    """Which variant runs, and what is compared for one sample: (value, expected, found)."""
     if manifest_of(path) is not None:
         network = read_model(path)
         try:
             check_streams(network)
-            yield lambda sample: _simulated(graph, network, sample, layers)
+            yield network.config.name, lambda sample: _simulated(graph, network, sample, layers)
         except StreamError as error:  # also of what runs inside of `with`
             raise BitloomError(f"{path}: {error}", "compile the model again") from error
         return
-    with load(path, threads, runner) as model:
-        yield lambda sample: (_layers if layers else _outputs)(graph, model, sample)
+    with load(path, threads, runner, variant) as model:
+        yield model.variant, lambda sample: (_layers if layers else _outputs)(graph, model, sample)
 
 
 def _simulated(
@@ -209,9 +214,14 @@ def _bits(array: Array) -> str:
     return f"u{array.dtype.itemsize}"
 
 
-def verdict_lines(result: Verification, names: Sequence[str]) -> list[str]:
-    """The verdict for people."""
+def verdict_lines(result: Verification, names: Sequence[str], variants: Sequence[str]) -> list[str]:
+    """The verdict for people. variants: all that the library holds."""
     if result.difference is not None:
-        return [f"DIFFERENT: {result.difference}"]
-    what = f"{result.layers} layers" if result.layers > len(names) else "the outputs"
-    return [f"exact: {what} of {result.samples} samples are equal to the interpreter, bit for bit"]
+        lines = [f"DIFFERENT: {result.difference}"]
+    else:
+        what = f"{result.layers} layers" if result.layers > len(names) else "the outputs"
+        lines = [f"exact: {what} of {result.samples} samples are equal to the interpreter, bit for bit"]
+    others = [name for name in variants if name != result.variant]
+    if others:
+        lines.append(f"variant {result.variant}; not run: {', '.join(others)} (--variant NAME)")
+    return lines

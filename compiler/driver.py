@@ -57,6 +57,13 @@ class Target(Protocol):
         """Names everything about the target that changes what is built."""
         ...
 
+    def with_variants(self, others: Sequence[Target]) -> Target:
+        """This target, whose libraries carry kernels for `others` as well and choose at run time.
+
+        Errors: BitloomError for targets that cannot be in one library.
+        """
+        ...
+
     def build(self, graph: Graph, progress: Progress) -> Build:
         """Lowers a verified quantized graph. Errors: BitloomError where the device cannot hold it."""
         ...

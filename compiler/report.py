@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,18 +58,20 @@ def layer_rows(program: Program) -> list[LayerRow]:
     return [dataclasses.replace(_row(n), kernel=kernels.get(n)) for n in nodes]
 
 
-def program_summary(program: Program) -> dict[str, int]:
-    """The `Summary` of a program as a dictionary, for the manifest."""
-    rows = graph_rows(program.graph)
+def program_summary(programs: Collection[Program]) -> dict[str, int]:
+    """The `Summary` of a graph's programs as a dictionary, for the manifest: all their kernels, and the
+    memory of the one that takes most."""
+    largest = max(programs, key=lambda program: program.memory.arena_bytes)
+    rows = graph_rows(largest.graph)
     return dataclasses.asdict(
         Summary(
             layers=len(rows),
-            kernels=len(program.kernels()),
+            kernels=len({symbol for program in programs for symbol in program.kernels()}),
             macs=sum(r.macs for r in rows),
             weight_bytes=sum(r.weight_bytes for r in rows),
-            arena_bytes=program.memory.arena_bytes,
-            arena_lower_bound=program.memory.lower_bound,
-            scratch_bytes_per_thread=program.scratch_bytes,
+            arena_bytes=largest.memory.arena_bytes,
+            arena_lower_bound=largest.memory.lower_bound,
+            scratch_bytes_per_thread=max(program.scratch_bytes for program in programs),
         )
     )
 

@@ -6,6 +6,7 @@ import inspect
 import re
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 from sim.fields import Field
 from sim.isa import INSTRUCTIONS, Binary, Engine, Instruction, Memory, Reduce, fields_of
@@ -31,7 +32,7 @@ def page() -> str:
     parts = [_HEAD, _overview(), "".join(_section(cls) for cls in INSTRUCTIONS), "\n## Enumerations\n"]
     for members in (Engine, Memory, Binary, Reduce):
         values = ", ".join(f"{m.value} `{m.name.lower()}`" for m in members)
-        parts.append(f"\n{members.__name__}: {values}.\n")
+        parts.append(f"\n### {members.__name__}\n\n{_prose(members)}\n\n{values}\n")
     return "".join(parts)
 
 
@@ -61,11 +62,12 @@ def _section(cls: type[Instruction]) -> str:
     return "".join(lines)
 
 
-def _prose(cls: type[Instruction]) -> str:
-    """The class's docstring; formulas stay as they are."""
-    return re.sub(r"\s*\n(?!\n)\s*", " ", (inspect.getdoc(cls) or "").replace("\n\n", "\0")).replace(
-        "\0", "\n\n"
-    )
+def _prose(cls: type[Any]) -> str:
+    """The class's docstring, paragraphs on one line each, with mnemonics instead of classes."""
+    paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
+    text = "\n\n".join(" ".join(p.split()) for p in paragraphs).replace("**", "\\*\\*")
+    mnemonics = {c.__name__: c.mnemonic for c in INSTRUCTIONS}
+    return re.sub(r"`(\w+)`", lambda m: f"`{mnemonics.get(m[1], m[1])}`", text)
 
 
 def _values(field: Field) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import product
 
 from compiler.lowering.machine import CpuMachine, DotProduct
-from schedules.convolution_arm import fits_registers, has_model, micro_tile_instructions
+from compiler.numerics.element import ElementType
+from schedules.convolution_arm import fits_registers, has_model, micro_tile_instructions, unrolled_steps
 from schedules.convolution_geometry import Geometry
 from schedules.convolution_packing import panel_vectors
+from schedules.sharing import even_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) ->
         raise ValueError(f"tiles of {c.rows} rows do not divide {g.height} rows and shares of {c.share_rows}")
     if c.columns > g.width:
         raise ValueError(f"a tile of {c.columns} columns is wider than the image of {g.width}")
+    if not fills_bytes(c.lanes, c.vectors, g):
+        raise ValueError(f"{c.vectors} vectors of {c.lanes} channels do not fill bytes of a b1 result")
     if c.overlaps and (not may_overlap(g, machine) or c.panels_inner):
         raise ValueError("only 8-bit dot products of whole kernel rows overlap, with pixels as inner loop")
     whole = c.share_columns == g.width
@@ -53,6 +57,11 @@ def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) ->
         raise ValueError(f"shares of {c.share_columns} columns are no multiple of {c.columns}")
     if not whole and not _cuts_columns(g):
         raise ValueError("copied rows are not cut between columns, but for pointwise convolutions")
+
+
+def fills_bytes(lanes: int, vectors: int, g: Geometry) -> bool:
+    """Whether the channels of a micro-tile make whole bytes, where the result is of bits."""
+    return g.form.output is not ElementType.B1 or vectors * lanes % 8 == 0
 
 
 def may_overlap(g: Geometry, machine: CpuMachine) -> bool:
@@ -69,7 +78,7 @@ def _cuts_columns(g: Geometry) -> bool:
 
 def _lane_choices(g: Geometry, machine: CpuMachine) -> tuple[int, ...]:
     """Vector widths that the dot product comes in, widest first."""
-    if g.dot.kind in (DotProduct.VNNI, DotProduct.PMADDWD):
+    if g.dot.kind in (DotProduct.VNNI, DotProduct.PMADDWD, DotProduct.PMADDUBSW):
         return tuple(n for n in (16, 8, 4) if n <= machine.lanes)
     return (machine.lanes,)
 
@@ -77,13 +86,13 @@ def _lane_choices(g: Geometry, machine: CpuMachine) -> tuple[int, ...]:
 def default_config(g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
     """The micro-tile of least estimated cycles, and shares that suit the caches and a few cores."""
     _, tile = min(_tiles(g, machine), key=lambda costed: costed[0])
-    return _with_shares(tile, g, machine)
+    return with_shares(tile, g, machine)
 
 
 def candidates(g: Geometry, machine: CpuMachine) -> Iterator[ConvolutionConfig]:
     """Micro-tiles by rising estimate, each with both loop orders and a few unroll factors."""
     for _, tile in sorted(_tiles(g, machine), key=lambda costed: costed[0])[:24]:
-        base = _with_shares(tile, g, machine)
+        base = with_shares(tile, g, machine)
         for unroll, inner in product((1, 2, 4), (False, True)):
             if not base.overlaps:
                 yield replace(base, unroll=unroll, panels_inner=inner)
@@ -92,7 +101,7 @@ def candidates(g: Geometry, machine: CpuMachine) -> Iterator[ConvolutionConfig]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tile:
+class Tile:
     lanes: int
     vectors: int
     rows: int
@@ -100,21 +109,23 @@ class _Tile:
     overlaps: bool = False
 
 
-def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, _Tile]]:
+def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, Tile]]:
     """Micro-tiles whose accumulators fit the registers, with their estimated cycles for the layer."""
-    found: list[tuple[float, _Tile]] = []
+    found: list[tuple[float, Tile]] = []
     rows = [r for r in (1, 2, 3, 4, 7) if g.height % r == 0]
     widest = min(g.width, machine.vector_registers)
     for lanes, vectors, height, width in product(
         _lane_choices(g, machine), range(1, 9), rows, range(1, widest + 1)
     ):
-        if vectors > -(-g.group_outputs // lanes):
+        if vectors > max(-(-g.group_outputs // lanes), 2 * (not fills_bytes(lanes, 1, g))) or not fills_bytes(
+            lanes, vectors, g
+        ):
             continue
         if height > 1 and width * height > 16:
             continue
         crowded = height * width > _cached_pixels(g, machine)
         if not crowded and _fits_registers(height * width, vectors, g, machine):
-            tile = _Tile(lanes, vectors, height, width)
+            tile = Tile(lanes, vectors, height, width)
             found.append((_cycles(tile, g, machine), tile))
             if _overlap_pays(g, machine) and 10 <= height * width * vectors <= 15:
                 tile = replace(tile, overlaps=True)
@@ -148,16 +159,19 @@ def _fits_registers(pixels: int, vectors: int, g: Geometry, machine: CpuMachine)
     """Accumulators, weights and activations."""
     if has_model(g):
         return fits_registers(pixels, vectors, g, machine)
-    activations = 4 if g.dot.kind is DotProduct.NONE else 1
+    if g.sorts_steps:  # Flips beside the weights, ones, and products on their way.
+        return pixels * vectors + 2 * vectors + (2 if vectors == 1 else 3) <= machine.vector_registers
+    activations = {DotProduct.NONE: 4, DotProduct.PMADDUBSW: 3}.get(g.dot.kind, 1)
     unpacking = 0 if g.form.weight.bits == 8 and g.dot.activation != "int16" else 2
     return pixels * vectors + vectors + activations + unpacking <= machine.vector_registers
 
 
-def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
+def _cycles(tile: Tile, g: Geometry, machine: CpuMachine) -> float:
     """Estimated cycles of the layer: every micro-tile takes per step the longer of its dot products and
     its loads (two small ones per cycle, one vector), at least the latency of an accumulator's chain; loads
     that hide behind dot products still cost a little. About five cycles per vector go to requantizing."""
-    unit = max(0.5, tile.lanes / machine.lanes) if machine.vector_bits == 512 else tile.lanes / machine.lanes
+    # Two units of 256 bits make up one of 512; vectors of 128 bits are no faster than those of 256.
+    unit = 0.5 if machine.vector_bits == 512 and tile.lanes < machine.lanes else 1.0
     steps = g.segments * g.steps
     wide, ragged = divmod(g.width, tile.columns)
     total = 0.0
@@ -167,12 +181,12 @@ def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
                 continue
             pixels = tile.rows * columns
             if has_model(g):
-                total += panels * tiles * micro_tile_instructions(pixels, vectors, g)
+                total += panels * tiles * micro_tile_instructions(pixels, vectors, g, machine)
                 continue
-            dots = pixels * vectors * unit
+            dots = pixels * vectors * unit * _dot_cycles(vectors * tile.lanes, g)
             loads = vectors * unit + pixels * 0.5
             unpack = 0 if g.form.weight.bits == 8 else 2 * vectors * unit
-            per_step = max(dots + unpack / 2, loads + unpack, 4) + 0.05 * loads
+            per_step = max(dots + unpack / 2, loads + unpack, _chain(g)) + 0.05 * loads
             # Four vectors are narrowed together. Each vector of channels has four of constants:
             # accumulators that they push out of the registers are stored and loaded again.
             spilled = max(0, pixels * vectors + 4 * vectors + 4 - machine.vector_registers)
@@ -186,19 +200,34 @@ def _cycles(tile: _Tile, g: Geometry, machine: CpuMachine) -> float:
     return total * (g.height // tile.rows) * g.images * g.form.groups
 
 
+def _chain(g: Geometry) -> int:
+    """Cycles from one sum of an accumulator to the next: of the dot product, or of the add behind it."""
+    return 1 if g.dot.kind is DotProduct.PMADDUBSW else 4
+
+
+# Of the pairs of weights in the networks that we measure, 1.5 to 2.7 in 100 may saturate.
+_SATURATING_PAIRS = 0.02
+
+
+def _dot_cycles(channels: int, g: Geometry) -> float:
+    """Of a vector, for panels of so many channels. VPMADDUBSW, VPMADDWD and an add share three units, two of
+    which multiply: 1.1 cycles as measured, and 1.35 with a flip in front."""
+    if g.dot.kind is not DotProduct.PMADDUBSW:
+        return 1.0
+    flipped = 1 - (1 - _SATURATING_PAIRS) ** (2 * channels) if g.sorts_steps else 0.0
+    return 1.1 + 0.25 * flipped
+
+
 def _counts(panels: list[int]) -> list[tuple[int, int]]:
     return [(v, panels.count(v)) for v in dict.fromkeys(panels)]
 
-
-# Steps that share one load of activations; two of SMLAL hide its latencies.
-_UNROLLED_STEPS = {DotProduct.SDOT: 4, DotProduct.SMMLA: 2, DotProduct.SMLAL: 2}
 
 # A share below this many multiply-accumulates (about 2 µs) is not worth handing to another thread.
 _SHARE_MACS = 400_000
 _MOST_SHARES = 16
 
 
-def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
+def with_shares(tile: Tile, g: Geometry, machine: CpuMachine) -> ConvolutionConfig:
     """Cuts the larger of weights and activations, so that each share streams the smaller one whole."""
     panels = g.form.groups * -(-g.group_outputs // (tile.lanes * tile.vectors))
     weight_bytes = g.form.out_channels * g.segments * g.steps * g.dot.products * g.form.weight.bits // 8
@@ -209,58 +238,17 @@ def _with_shares(tile: _Tile, g: Geometry, machine: CpuMachine) -> ConvolutionCo
     weights_first = weight_bytes > input_bytes
     if not weights_first:  # A share's input stays in the second-level cache while panels go over it.
         wanted = max(wanted, 4 * input_bytes // machine.l2_bytes)
-    block, share_panels = _blocks(wanted, units, panels, weights_first)
+    block, share_panels = even_blocks(wanted, units, panels, weights_first)
     share_weights = share_panels * tile.vectors * tile.lanes * g.segments * g.steps * g.dot.products
     return ConvolutionConfig(
         lanes=tile.lanes,
         vectors=tile.vectors,
         rows=tile.rows,
         columns=tile.columns,
-        unroll=max(1, _UNROLLED_STEPS.get(g.dot.kind, 1) // g.fields),
+        unroll=max(1, unrolled_steps(tile.vectors, g, machine) // g.fields) if has_model(g) else 1,
         share_rows=tile.rows if by_columns else block * tile.rows,
         share_columns=min(g.width, block * tile.columns) if by_columns else g.width,
         share_panels=share_panels,
         panels_inner=share_weights <= machine.l1_bytes // 2 and not tile.overlaps,
         overlaps=tile.overlaps,
     )
-
-
-def _blocks(wanted: int, units: int, panels: int, weights_first: bool) -> tuple[int, int]:
-    """Sizes of blocks of units of pixels and of panels that make about `wanted` even shares.
-
-    Cutting units repeats the weights' traffic and cutting panels the activations', so the larger one is
-    cut first and cutting the other costs a little.
-    """
-
-    def cost(blocks: tuple[int, int]) -> float:
-        count = -(-units // blocks[0]) * -(-panels // blocks[1])
-        other = -(-units // blocks[0]) if weights_first else -(-panels // blocks[1])
-        uneven = _unevenness(_shares(units, blocks[0], panels, blocks[1]))
-        return uneven + 0.01 * (abs(count - wanted) + other)
-
-    if wanted == 1:
-        return units, panels
-    pairs = product(_block_sizes(units, 2 * wanted), _block_sizes(panels, 2 * wanted))
-    fitting = [(u, p) for u, p in pairs if -(-units // u) * -(-panels // p) <= 2 * wanted]
-    return min(fitting, key=cost)
-
-
-def _block_sizes(length: int, most: int) -> list[int]:
-    """Sizes of blocks of which at most `most` make up `length`."""
-    return sorted({-(-length // parts) for parts in range(1, min(length, most) + 1)})
-
-
-def _shares(units: int, unit_block: int, panels: int, panel_block: int) -> list[int]:
-    """Work of each share, in order."""
-    rows = [min(unit_block, units - u) for u in range(0, units, unit_block)]
-    columns = [min(panel_block, panels - p) for p in range(0, panels, panel_block)]
-    return [r * c for r in rows for c in columns]
-
-
-def _unevenness(shares: list[int]) -> float:
-    """Time of two threads and of four that take equal ranges of shares, over that of a perfect cut."""
-    total = 0.0
-    for threads in (2, 4):
-        ends = [len(shares) * i // threads for i in range(threads + 1)]
-        total += max(sum(shares[a:b]) for a, b in pairwise(ends)) * threads / sum(shares)
-    return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from schedules.convolution_layout import ConvolutionLayout
+from schedules.convolution_geometry import Geometry
 from schedules.convolution_packing import Parameter
 from schedules.intrinsics import Buffer, Expr, broadcast, cast, load, store, tir, tirx
 
@@ -13,22 +13,24 @@ _COPY_BYTES = 32
 
 
 def copy_rows(
-    plan: ConvolutionLayout,
+    g: Geometry,
+    scratch_row: int,
     operands: dict[str, Buffer],
     origin: tuple[Expr, Expr, Expr],
     extent: tuple[Expr, Expr],
 ) -> None:
     """Fills scratch with the input behind output pixels [row, row + rows) x [column, column + columns).
 
-    origin: image, row, column of the output grid; extent: rows, columns. Blocks of columns occur only
-    in flat grids; otherwise scratch rows are whole rows of the image with their padding.
+    scratch_row: elements of a row in scratch. origin: image, row, column of the output grid; extent: rows,
+    columns. Blocks of columns occur only in flat grids; otherwise scratch rows are whole rows of the image
+    with their padding.
     """
-    _RowCopy(plan, operands).emit(origin, extent)
+    _RowCopy(g, scratch_row, operands).emit(origin, extent)
 
 
 class _RowCopy:
-    def __init__(self, plan: ConvolutionLayout, operands: dict[str, Buffer]) -> None:
-        self.g, self.form, self.row_pitch = plan.geometry, plan.form, plan.scratch_row
+    def __init__(self, g: Geometry, scratch_row: int, operands: dict[str, Buffer]) -> None:
+        self.g, self.form, self.row_pitch = g, g.form, scratch_row
         self.source, self.target = operands["input"], operands["scratch"]
         self.zero = operands["parameters"][int(Parameter.PADDING)]
         self.dtype = self.g.dot.activation

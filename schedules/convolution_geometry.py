@@ -40,14 +40,16 @@ def dot_shape(form: Convolution, machine: CpuMachine) -> DotShape:
     match machine.dot:
         case DotProduct.VNNI if stored == "uint8":
             return DotShape(DotProduct.VNNI, 4, "uint8")
+        case DotProduct.PMADDWD if stored == "uint8":
+            return DotShape(DotProduct.PMADDUBSW, 4, "uint8")
         case DotProduct.VNNI | DotProduct.PMADDWD:
             return DotShape(DotProduct.PMADDWD, 2, "int16")
         case DotProduct.SDOT if stored == "int8":
             return DotShape(DotProduct.SDOT, 4, "int8")
         case DotProduct.SMMLA if stored == "int8":
             return DotShape(DotProduct.SMMLA, 8, "int8")
-        case DotProduct.SMLAL if stored == "int8":
-            return DotShape(DotProduct.SMLAL, 16, "int8")
+        case DotProduct.SMLAL | DotProduct.VMLAL if stored == "int8":
+            return DotShape(machine.dot, 16, "int8")
         case _:
             return _plain(stored)
 
@@ -91,6 +93,17 @@ class Geometry:
         return max(1, 8 // self.form.weight.bits)
 
     @property
+    def lift(self) -> int:
+        """Bits by which a narrow weight is multiplied while it stays at the top of its byte, and its sum of
+        products with it, as long as that fits; 0 where weights are unpacked to their value."""
+        element = self.form.weight
+        if self.dot.kind is not DotProduct.VNNI or element not in (ElementType.I4, ElementType.I2):
+            return 0
+        lift = 8 - element.bits
+        largest = self.form.taps * 255 * (element.weight_limit << lift)
+        return lift if largest < 1 << 31 else 0
+
+    @property
     def steps(self) -> int:
         """Dot-product steps per segment."""
         return -(-self.run // self.dot.products)
@@ -101,8 +114,25 @@ class Geometry:
         return -(-self.steps // self.fields)
 
     @property
+    def ends_in_half(self) -> bool:
+        """Whether a segment's last step has products in its first half alone, and SMLAL can stop there."""
+        rest = self.run % self.dot.products
+        return self.dot.kind in (DotProduct.SMLAL, DotProduct.VMLAL) and 0 < rest <= self.dot.products // 2
+
+    @property
+    def peels(self) -> bool:
+        """Whether a segment's last group of steps is emitted by itself: it stops early, or is masked."""
+        short = self.form.weight.bits < 8 and self.run % (self.dot.products * self.fields) != 0
+        return short or self.ends_in_half
+
+    @property
     def segments(self) -> int:
         return self.segment_rows * self.segment_columns
+
+    @property
+    def sorts_steps(self) -> bool:
+        """Whether the steps of a panel come in the order of `convolution_pairs`."""
+        return self.dot.kind is DotProduct.PMADDUBSW and self.form.weight.bits == 8
 
     @property
     def group_inputs(self) -> int:
@@ -137,12 +167,22 @@ def geometry(form: Convolution, machine: CpuMachine) -> Geometry:
     """Errors: ValueError for element types that no kernel takes."""
     if form.input not in (ElementType.I8, ElementType.I16):
         raise ValueError(f"a convolution reads i8 or i16 activations, not {form.input.value}")
-    if form.output not in (ElementType.I8, ElementType.I16, ElementType.I32):
-        raise ValueError(f"a convolution writes i8, i16 or i32, not {form.output.value}")
+    check_output(form)
     if form.weight.bits > 8:
         raise ValueError(f"a convolution takes weights of at most 8 bits, not {form.weight.value}")
-    dot = dot_shape(form, machine)
-    stored = storage_dtype(form.input, machine)
+    return walk(form, dot_shape(form, machine), storage_dtype(form.input, machine))
+
+
+def check_output(form: Convolution) -> None:
+    """Errors: ValueError for a result that no kernel writes."""
+    if form.output not in (ElementType.B1, ElementType.I8, ElementType.I16, ElementType.I32):
+        raise ValueError(f"a convolution writes b1, i8, i16 or i32, not {form.output.value}")
+    if form.output is ElementType.B1 and (form.groups != 1 or form.output_pitch is not None):
+        raise ValueError("b1 results have one group of channels, and are no slice of a wider tensor")
+
+
+def walk(form: Convolution, dot: DotShape, stored: str) -> Geometry:
+    """How the operands of a form are walked by a dot product, activations lying in memory as `stored`."""
     padded = _is_padded(form)
     copies = padded or dot.activation != stored
     flat = _is_pointwise(form)
@@ -150,7 +190,7 @@ def geometry(form: Convolution, machine: CpuMachine) -> Geometry:
     touching = form.groups == 1 and form.dilation[1] == 1 and pitch == form.in_channels
     inputs = form.in_channels // form.groups
     run = inputs * form.kernel_width if touching else inputs
-    if dot.kind is DotProduct.SMLAL and run <= _SHORT_RUN:
+    if dot.kind in (DotProduct.SMLAL, DotProduct.VMLAL) and run <= _SHORT_RUN:
         dot = _plain(stored)
     pixels = form.batch * form.out_height * form.out_width
     return Geometry(

@@ -6,16 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from compiler.loops.form import Convolution
 from compiler.lowering.kernel import structural_digest
 from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array, ElementType
+from schedules.bits import packed_bytes
+from schedules.convolution_arm import indexes_weights
 from schedules.convolution_config import ConvolutionConfig
 from schedules.convolution_geometry import Geometry, geometry, storage_dtype
-from schedules.convolution_packing import channel_fields, pack_constants, panel_vectors
+from schedules.convolution_packing import Parameter, channel_fields, pack_constants, panel_vectors
+from schedules.convolution_pairs import pack_pairs, table_width, with_bias
 
 # Kernels may read this far behind the input rows in scratch.
 _SLACK_BYTES = 64
+
+# Measured on ResNet-50, whose weights come from behind the second-level cache: 1024 to 4096 are alike.
+_PREFETCHED_BYTES = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +64,9 @@ class ConvolutionLayout:
 
     @property
     def operands(self) -> tuple[str, ...]:
-        names = ("input", "weight", "channels", "parameters", "output")
-        return (*names, "scratch") if self.geometry.copies else names
+        steps = ("steps",) if self.geometry.sorts_steps else ()
+        scratch = ("scratch",) if self.geometry.copies else ()
+        return ("input", "weight", *steps, "channels", "parameters", "output", *scratch)
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -82,21 +91,33 @@ class ConvolutionLayout:
     @property
     def scratch_row(self) -> int:
         """Elements of one input row in scratch."""
-        return self.geometry.columns_read(self.config.share_columns) * self.form.in_channels
+        return self.geometry.columns_read(self.config.share_columns) * self.geometry.form.in_channels
+
+    @property
+    def row_pitch(self) -> int:
+        """Elements of one row of what the kernel reads."""
+        g = self.geometry
+        return self.scratch_row if g.copies else self.form.in_width * g.input_pitch
 
     def operand_type(self, name: str) -> tuple[int, str]:
-        """Elements and dtype of an operand, readable slack included."""
+        """Elements and dtype of an operand, readable slack included; of sorted weights the most that they
+        can be."""
         g, form = self.geometry, self.form
         match name:
             case "input":
                 return form.batch * form.in_height * form.in_width * g.input_pitch, g.stored
             case "weight":
-                return form.groups * self.group_weight_bytes, "int8"
+                return form.groups * self.group_weight_bytes * (2 if g.sorts_steps else 1), "int8"
+            case "steps":
+                return self.panels * table_width(g), "int32"
             case "channels":
                 width = self.config.vectors * self.config.lanes
                 return self.panels * self.channel_fields * width, "int32"
             case "parameters":
-                return 5, "int32"
+                return len(Parameter) + len(self.indexed_loop), "int32"
+            case "output" if form.output is ElementType.B1:
+                pixels = form.batch * form.out_height * form.out_width
+                return pixels * packed_bytes(form.out_channels), "uint8"
             case "output":
                 pixels = form.batch * form.out_height * form.out_width
                 return pixels * g.output_pitch, storage_dtype(form.output, self.machine)
@@ -142,6 +163,26 @@ class ConvolutionLayout:
         """Bytes of packed weights that one vector load takes."""
         return self.config.lanes * self.geometry.dot.products
 
+    @property
+    def prefetched_bytes(self) -> int:
+        """How far ahead of their use weights are asked for; 0 where they stay in the first-level cache."""
+        stays = self.form.groups * self.group_weight_bytes <= self.machine.l1_bytes
+        return 0 if stays else _PREFETCHED_BYTES
+
+    @property
+    def rounds(self) -> int:
+        """Iterations of the inner loop over a segment."""
+        return (self.geometry.step_groups - int(self.geometry.peels)) // self.config.unroll
+
+    @property
+    def indexed_loop(self) -> tuple[int, ...]:
+        """Iterations of the inner loop, and the bytes before each of an iteration's vectors of weights, where
+        these are indexed: operands, because LLVM would turn numbers that it knows into offsets of loads."""
+        c = self.config
+        if self.rounds < 2 or not indexes_weights(c.vectors, self.geometry, self.machine):
+            return ()
+        return (self.rounds, *(self.vector_bytes * i for i in range(c.vectors * c.unroll)))
+
     def panel_weight_bytes(self, vectors: int) -> int:
         return self.geometry.segments * self.geometry.step_groups * vectors * self.vector_bytes
 
@@ -150,6 +191,13 @@ class ConvolutionLayout:
         return self.panel_weight_bytes(sum(self._group_panels))
 
     def pack(self, constants: Mapping[str, Array]) -> dict[str, Array]:
-        """weight, channels and parameters from the form's weight, bias, multiplier, shift, parameters."""
-        c = self.config
-        return pack_constants(constants, self.geometry, self.machine, c.lanes, c.vectors)
+        """weight, channels, parameters and perhaps steps from the form's weight, bias, multiplier, shift,
+        parameters."""
+        g, c = self.geometry, self.config
+        if g.sorts_steps:
+            pairs = pack_pairs(constants["weight"], g, self.row_pitch, c.lanes, c.vectors)
+            packed = pack_constants(with_bias(constants, pairs.bias), g, self.machine, c.lanes, c.vectors)
+            return {**packed, "weight": pairs.weight, "steps": pairs.steps}
+        packed = pack_constants(constants, g, self.machine, c.lanes, c.vectors)
+        loop = np.array(self.indexed_loop, np.int32)
+        return {**packed, "parameters": np.concatenate([packed["parameters"], loop])}

@@ -2,7 +2,8 @@
 
 Weights: per group of channels and panel of a micro-tile's channels, [segment, step group, vector, lane,
 product] bytes. Codes narrower than a byte put the weights of `fields` successive steps into one byte,
-the first in the lowest bits, as unsigned codes: so one vector load serves several steps.
+the first in the lowest bits: so one vector load serves several steps. They are in two's complement where
+products are lifted (`Geometry.lift`), and else unsigned, from the lowest code on.
 Channels: per panel a row for each of ChannelField, all int32.
 """
 
@@ -41,7 +42,8 @@ class ChannelField(IntEnum):
 
 
 class Parameter(IntEnum):
-    """Fields of the packed parameters, which include the offset of stored activations."""
+    """Fields of the packed parameters, which include the offset of stored activations. For a b1 result, LOW
+    is the sum above which the code is +1."""
 
     PADDING = 0
     ZERO_POINT = 1
@@ -61,17 +63,25 @@ def panel_vectors(outputs: int, lanes: int, vectors: int) -> list[int]:
     return [min(vectors, total - first) for first in range(0, total, vectors)]
 
 
-def pack_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -> Array:
-    """int8 bytes of codes [out_channels, kernel_height, kernel_width, in_channels / groups]."""
+def split_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -> Array:
+    """Codes [out_channels, kernel_height, kernel_width, in_channels / groups] as
+    [group, vector, segment, step, lane, product], zero where there is no channel or tap."""
     g, products = geometry, geometry.dot.products
     panels = panel_vectors(g.group_outputs, lanes, vectors)
     codes = np.zeros((g.form.groups, sum(panels) * lanes, g.segments, g.steps * products), np.int8)
     codes[:, : g.group_outputs, :, : g.run] = weight.reshape(
         g.form.groups, g.group_outputs, g.segments, g.run
     )
-    # [group, vector, lane, segment, step, product] -> [group, vector, segment, step, lane, product]
     split = codes.reshape(g.form.groups, sum(panels), lanes, g.segments, g.steps, products)
-    packed = _pack_fields(split.transpose(0, 1, 3, 4, 2, 5), g.form.weight)
+    return split.transpose(0, 1, 3, 4, 2, 5)
+
+
+def pack_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -> Array:
+    """int8 bytes of codes [out_channels, kernel_height, kernel_width, in_channels / groups]."""
+    panels = panel_vectors(geometry.group_outputs, lanes, vectors)
+    packed = _pack_fields(
+        split_weights(weight, geometry, lanes, vectors), geometry.form.weight, signed=geometry.lift > 0
+    )
     parts: list[Array] = []
     for group in packed:
         first = 0
@@ -81,12 +91,15 @@ def pack_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) ->
     return np.concatenate(parts)
 
 
-def _pack_fields(codes: Array, element: ElementType) -> Array:
+def _pack_fields(codes: Array, element: ElementType, *, signed: bool) -> Array:
     """Bytes of codes whose axis 3 (steps) shrinks by the number of fields in a byte."""
     if element.bits == 8:
         return codes
     fields = 8 // element.bits
-    unsigned = (codes > 0) if element is ElementType.B1 else codes - element.low
+    if signed:
+        unsigned = codes & ((1 << element.bits) - 1)
+    else:
+        unsigned = (codes > 0) if element is ElementType.B1 else codes - element.low
     steps = codes.shape[3]
     padding = [(0, 0)] * codes.ndim
     padding[3] = (0, -steps % fields)
@@ -143,8 +156,19 @@ def pack_parameters(constants: Mapping[str, Array], geometry: Geometry, machine:
     form = geometry.form
     into = machine.activation_offset if form.input is ElementType.I8 else 0
     out = machine.activation_offset if form.output is ElementType.I8 else 0
+    if form.output is ElementType.B1:
+        return np.array([zero_in + into, 0, _largest_negative(low, high), 0, 0], np.int32)
     moves = form.requantizes and bool(np.any(constants["shift"] < least_shift(machine)))
     return np.array([zero_in + into, zero_out + out, low + out, high + out, int(moves)], np.int32)
+
+
+def _largest_negative(low: int, high: int) -> int:
+    """Sums above it give +1: -1, unless the clamp leaves one code. No sum is -2**31: the verifier bounds its
+    magnitude."""
+    limits = np.iinfo(np.int32)
+    if low > 0:
+        return int(limits.min)
+    return int(limits.max) if high < 0 else -1
 
 
 def pack_constants(

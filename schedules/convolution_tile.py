@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from compiler.numerics.element import ElementType
+from schedules.bits import packed_bytes
 from schedules.convolution_packing import ChannelField, Parameter
-from schedules.intrinsics import Expr, constant, load, reinterpret, store, tir, tirx
+from schedules.convolution_pairs_tir import accumulate_sorted
+from schedules.intrinsics import Expr, broadcast, constant, load, reinterpret, store, store_bits, tir, tirx
+from schedules.intrinsics_x86 import LiftedDot, PairDot
 
 if TYPE_CHECKING:
     from schedules.convolution_tir import Share
@@ -19,6 +22,11 @@ def run_all(parts: Iterator[None]) -> None:
 
 
 def _nothing() -> None: ...
+
+
+def _far(start: Expr, offset: Expr) -> Expr:
+    """start + offset in 64 bits: LLVM takes a 32-bit sum apart only where it knows that it fits."""
+    return tirx.Cast("int64", start) + tirx.Cast("int64", offset)
 
 
 class _Pace:
@@ -46,6 +54,10 @@ class MicroTile:
         self.y, self.x, self.panel, self.ragged = y, x, panel, ragged
         self.vectors = self.plan.tail_vectors if ragged else share.config.vectors
         self.lanes = share.config.lanes
+        self.gives_bits = self.g.form.output is ElementType.B1
+        # Sums of a pixel; those that become bits are taken eight at a time.
+        width = self.vectors * self.lanes
+        self.pixel_lanes = -(-width // 8) * 8 if self.gives_bits else width
         self.pixels = [(i, j) for i in range(share.config.rows) for j in range(columns)]
         together = self.code.pixels
         # A group that lacks pixels has its last one twice.
@@ -61,29 +73,34 @@ class MicroTile:
         self._start()
         self._accumulate()
         self._fold()
-        if self.g.form.requantizes:
+        self._finish()
+
+    def _finish(self) -> None:
+        """From sums to stored results."""
+        if self.gives_bits:
+            self._store_bits()
+        elif self.g.form.requantizes:
             self._move_left()
             run_all(self.finish())
         else:
-            for p in range(len(self.pixels)):
-                for v in range(self.vectors):
-                    self._store(p, v, 1, self._get(p, v), "int32")
+            for p, v in self._places():
+                self._store(p, v, 1, self.get(p, v), "int32")
 
     def clear(self) -> None:
         """Makes all accumulators 0."""
         self._allocate()
         for p, v in self._places():
-            self._set(p, v, constant(0, "int32", self.lanes))
+            self.set(p, v, constant(0, "int32", self.lanes))
 
     def take_over(self, other: MicroTile) -> None:
         """The accumulators of another tile of the same size."""
         for p, v in self._places():
-            self._set(p, v, load(other.accumulators, other._slot(p, v), "int32", self.lanes))
+            self.set(p, v, load(other.accumulators, other._slot(p, v), "int32", self.lanes))
 
     def accumulate_while(self, parts: Iterator[None]) -> None:
         """All products, and between those of the first segment the given parts."""
         self._start()
-        g, base, weights = self.g, tir.Bind(self._first_activation()), self._first_weight()
+        g, base, weights = self.g, tir.Bind(self.first_activation()), self._first_weight()
         together = min(g.step_groups, _OVERLAPPED_STEPS)
         self.between = _Pace(parts, self._finishing_parts / (together * len(self._places())))
         self._groups(base, weights, 0, together)
@@ -99,7 +116,10 @@ class MicroTile:
     def _allocate(self) -> None:
         """`sums` take the products, `accumulators` what `_fold` makes of them: often the same registers."""
         code, width = self.code, self.vectors * self.lanes
-        self.accumulators = tir.alloc_buffer((len(self.pixels) * width,), "int32", scope="local")
+        self.accumulators = tir.alloc_buffer((len(self.pixels) * self.pixel_lanes,), "int32", scope="local")
+        missing = self.pixel_lanes - width
+        for p in range(len(self.pixels) if missing else 0):
+            store(self.accumulators, self._slot(p, self.vectors), constant(0, "int32", missing), missing)
         self.sums = self.accumulators
         if code.folds:
             count = len(self.pixel_groups) * code.registers * width
@@ -122,9 +142,11 @@ class MicroTile:
                 sums = [self._sum(group, v, r) for r in range(self.code.registers)]
                 folded = self.code.fold(sums, self.bias[v], self.lanes)
                 for p, value in dict(zip(pixels, folded, strict=True)).items():
-                    self._set(p, v, value)
+                    self.set(p, v, value)
 
     def _sum_slot(self, group: int, v: int, register: int) -> int:
+        if not self.code.folds:
+            return self._slot(group, v)
         return ((group * self.vectors + v) * self.code.registers + register) * self.lanes
 
     def _sum(self, group: int, v: int, register: int) -> Expr:
@@ -134,12 +156,12 @@ class MicroTile:
         return [(p, v) for p in range(len(self.pixels)) for v in range(self.vectors)]
 
     def _slot(self, p: int, v: int) -> int:
-        return (p * self.vectors + v) * self.lanes
+        return p * self.pixel_lanes + v * self.lanes
 
-    def _get(self, p: int, v: int) -> Expr:
+    def get(self, p: int, v: int) -> Expr:
         return load(self.accumulators, self._slot(p, v), "int32", self.lanes)
 
-    def _set(self, p: int, v: int, value: Expr) -> None:
+    def set(self, p: int, v: int, value: Expr) -> None:
         store(self.accumulators, self._slot(p, v), value, self.lanes)
 
     def _channel(self, field: ChannelField, v: int) -> Expr:
@@ -148,29 +170,35 @@ class MicroTile:
         return load(self.share.operands["channels"], offset, "int32", self.lanes)
 
     def _accumulate(self) -> None:
-        self._segments(tir.Bind(self._first_activation()), self._first_weight(), 0)
+        if isinstance(self.code, PairDot) and self.g.sorts_steps:
+            accumulate_sorted(self, self.code)
+            return
+        self._segments(tir.Bind(self.first_activation()), self._first_weight(), 0)
 
     def _segments(self, base: Expr, weights: Expr, first_row: int) -> None:
         """Products of the segments from a row of them on."""
         g, form, share = self.g, self.g.form, self.share
-        unroll, step_groups = share.config.unroll, self.g.step_groups
+        unroll, step_groups = share.config.unroll, g.step_groups
         segment_bytes = step_groups * self.vectors * self.plan.vector_bytes
-        # A last group that is short or needs its surplus products masked is peeled off.
-        peeled = (form.weight.bits < 8 and g.run % (g.dot.products * g.fields) != 0) or self._ends_in_half
-        rounds = (step_groups - int(peeled)) // unroll
+        rounds, offsets = self.plan.rounds, None
+        count: Expr = rounds
+        if self.plan.indexed_loop:
+            count, *offsets = self._indexed_loop()
         with tir.serial(first_row, g.segment_rows) as i, tir.serial(0, g.segment_columns) as j:
             origin = base + i * form.dilation[0] * share.row_pitch + j * form.dilation[1] * g.pixel_pitch
             segment = weights + (i * g.segment_columns + j) * segment_bytes
             if rounds:
-                with tir.serial(0, rounds) as r:
-                    self._groups(origin, segment, r * unroll, unroll)
-            self._groups(origin, segment, rounds * unroll, step_groups - rounds * unroll, peeled)
+                with tir.serial(0, count) as r:
+                    self._groups(origin, segment, r * unroll, unroll, offsets=offsets)
+            self._groups(origin, segment, rounds * unroll, step_groups - rounds * unroll, peeled=g.peels)
 
-    @property
-    def _ends_in_half(self) -> bool:
-        return self.code.halves and 0 < self.g.run % self.g.dot.products <= self.g.dot.products // 2
+    def _indexed_loop(self) -> list[Expr]:
+        """The values of `ConvolutionLayout.indexed_loop`."""
+        first = len(Parameter)
+        parameters, count = self.share.operands["parameters"], len(self.plan.indexed_loop)
+        return [tir.Bind(parameters[i]) for i in range(first, first + count)]
 
-    def _first_activation(self) -> Expr:
+    def first_activation(self) -> Expr:
         """Offset in the source of the first activation of the micro-tile's first pixel."""
         g, share = self.g, self.share
         row = share.origin + self.y * g.stride[0] * share.row_pitch
@@ -181,29 +209,50 @@ class MicroTile:
         panel_bytes = self.plan.panel_weight_bytes(self.share.config.vectors)
         return self.group * self.plan.group_weight_bytes + self.group_panel * panel_bytes
 
-    def _groups(self, origin: Expr, segment: Expr, first: Expr, count: int, peeled: bool = False) -> None:
-        """`count` step groups from `first` on; `peeled` where the last of them may be short."""
+    def _groups(
+        self,
+        origin: Expr,
+        segment: Expr,
+        first: Expr,
+        count: int,
+        *,
+        peeled: bool = False,
+        offsets: Sequence[Expr] | None = None,
+    ) -> None:
+        """`count` step groups from `first` on; `peeled` where the last of them may be short.
+
+        offsets: of the vectors of weights behind the first, where they are not known.
+        """
         g, products, size = self.g, self.g.dot.products, self.plan.vector_bytes
         activations = origin + first * (g.fields * products)
-        weight = self.share.operands["weight"]
+        weight, part = self.share.operands["weight"], size // self.code.registers
+        start = segment + first * (self.vectors * size)
         for group in range(count):
-            offset = segment + (first + group) * (self.vectors * size)
-            part = size // self.code.registers
+            self.prefetch(start + group * (self.vectors * size), self.vectors * size)
+            numbers = range(group * self.vectors, (group + 1) * self.vectors)
+            vectors = [start + i * size if offsets is None else _far(start, offsets[i]) for i in numbers]
             packed = [
-                tir.Bind(load(weight, offset + r * part, "int8", part))
-                for r in range(self.vectors * self.code.registers)
+                tir.Bind(load(weight, vector + r * part, "int8", part))
+                for vector in vectors
+                for r in range(self.code.registers)
             ]
             ends = peeled and group == count - 1
             fields = g.steps - (g.step_groups - 1) * g.fields if ends else g.fields
             for field in range(fields):
                 surplus = -g.run % products if ends and field == fields - 1 else 0
                 weights = [tir.Bind(self._unpacked(w, field, surplus)) for w in packed]
-                half = ends and field == fields - 1 and self._ends_in_half
+                half = ends and field == fields - 1 and g.ends_in_half
                 self._step(activations, group * g.fields + field, weights, half)
+
+    def prefetch(self, weights: Expr, count: int) -> None:
+        """Asks for the weights that come a while after the `count` bytes that are about to be used."""
+        ahead = self.plan.prefetched_bytes
+        if ahead:
+            self.code.prefetch(self.share.operands["weight"], weights + ahead, count)
 
     def _step(self, activations: Expr, step: int, weights: list[Expr], half: bool) -> None:
         code, source, lanes = self.code, self.share.source, self.lanes
-        offsets = self._pixel_offsets()
+        offsets = self.pixel_offsets()
         add = code.accumulate_half if half else code.accumulate
         for group, pixels in enumerate(self.pixel_groups):
             a = tir.Bind(code.gather(source, [activations + offsets[p] for p in pixels], step, lanes))
@@ -213,7 +262,7 @@ class MicroTile:
                 store(self.sums, self._sum_slot(group, v, r), value, lanes)
                 self.between()
 
-    def _pixel_offsets(self) -> list[int]:
+    def pixel_offsets(self) -> list[int]:
         stride, pitch = self.g.stride, self.g.pixel_pitch
         return [i * stride[0] * self.share.row_pitch + j * stride[1] * pitch for i, j in self.pixels]
 
@@ -225,6 +274,8 @@ class MicroTile:
         element, n = self.g.form.weight, self.plan.vector_bytes // self.code.registers
         if element.bits == 8:
             return packed
+        if isinstance(self.code, LiftedDot):
+            return self.code.lifted(packed, field, n)
         unsigned = tirx.shift_right(
             reinterpret(f"uint8x{n}", packed), constant(field * element.bits, "uint8", n)
         )
@@ -248,7 +299,7 @@ class MicroTile:
                 limit = tir.Bind(self._channel(ChannelField.LIMIT, v))
                 left = tir.Bind(self._channel(ChannelField.LEFT, v))
                 for p in range(len(self.pixels)):
-                    self._set(p, v, self.code.move_left(self._get(p, v), limit, left, self.lanes))
+                    self.set(p, v, self.code.move_left(self.get(p, v), limit, left, self.lanes))
 
     @property
     def _finishing_parts(self) -> int:
@@ -281,7 +332,7 @@ class MicroTile:
 
     def _rescaled(self, p: int, v: int, constants: list[Expr]) -> Expr:
         multiplier, rounding, shift = constants
-        return self.code.rescale(self._get(p, v), multiplier, rounding, shift, self.lanes)
+        return self.code.rescale(self.get(p, v), multiplier, rounding, shift, self.lanes)
 
     def _runs(self, batch: list[tuple[int, int]]) -> list[list[int]]:
         """Positions in the batch cut into runs whose channels are neighbours in memory, all valid or one."""
@@ -295,12 +346,32 @@ class MicroTile:
         """Lanes of vector v beyond the group's channels."""
         return self.plan.surplus_lanes if self.ragged and v == self.vectors - 1 else 0
 
+    def _store_bits(self) -> None:
+        """A bit for each channel of each pixel; those behind the last channel are 0."""
+        g, output = self.g, self.share.operands["output"]
+        valid = self.vectors * self.lanes - self._surplus(self.vectors - 1)
+        first = self.group_panel * (self.share.config.vectors * self.lanes // 8)
+        piece = max(self.lanes, 8)
+        for p in range(len(self.pixels)):
+            offset = self._output_pixel(p) * packed_bytes(g.form.out_channels) + first
+            for lane in range(0, self.pixel_lanes, piece):
+                store_bits(output, offset + lane // 8, self._bits(p, lane, piece), piece, valid - lane)
+
+    def _bits(self, p: int, lane: int, lanes: int) -> Expr:
+        """Which results of a pixel are +1, from a lane on."""
+        sums = load(self.accumulators, self._slot(p, 0) + lane, "int32", lanes)
+        return sums > broadcast(self._parameter(Parameter.LOW), lanes)
+
+    def _output_pixel(self, p: int) -> Expr:
+        """Number of pixel p in the output."""
+        i, j = self.pixels[p]
+        row = self.share.image * self.g.height + self.share.row + self.y + i
+        return row * self.g.width + self.share.column + self.x + j
+
     def _store(self, p: int, v: int, count: int, value: Expr, dtype: str) -> None:
         """Stores `count` vectors from v on; a vector that is not all channels comes alone."""
         g, share, output = self.g, self.share, self.share.operands["output"]
-        i, j = self.pixels[p]
-        row = share.image * g.height + share.row + self.y + i
-        pixel = row * g.width + share.column + self.x + j
+        pixel = self._output_pixel(p)
         first = (self.group_panel * share.config.vectors + v) * self.lanes
         offset = pixel * g.output_pitch + self.group * g.group_outputs + first
         if not self._surplus(v):

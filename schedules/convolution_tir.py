@@ -25,13 +25,13 @@ def convolution_function(plan: ConvolutionLayout) -> Any:
     with IRBuilder() as builder, tir.prim_func(s_tir=True):
         tir.func_name(plan.symbol)
         tir.func_attr({"global_symbol": plan.symbol, "tirx.noalias": True})
-        operands = {name: _operand(plan, name) for name in plan.operands}
+        operands = {name: declared(plan, name) for name in plan.operands}
         with tir.parallel(0, plan.tiles) as share:
             Share(plan, operands, share).emit()
     return builder.get()
 
 
-def _operand(plan: ConvolutionLayout, name: str) -> Buffer:
+def declared(plan: ConvolutionLayout, name: str) -> Buffer:
     """A flat buffer aligned to its elements only, because operands may be slices of wider tensors."""
     count, dtype = plan.operand_type(name)
     itemsize = int(dtype.lstrip("uint")) // 8
@@ -45,6 +45,7 @@ class Share:
         self.plan, self.g, self.config = plan, plan.geometry, plan.config
         self.operands = operands
         self.code = instructions(plan)
+        self.row_pitch = plan.row_pitch
         blocks = plan.blocks
         panel_block, rest = share % blocks.panels, share // blocks.panels
         column_block, rest = rest % blocks.columns, rest // blocks.columns
@@ -61,11 +62,12 @@ class Share:
         g = self.g
         if g.copies:
             origin = (self.image, self.row, self.column)
-            copy_rows(self.plan, self.operands, origin, (self.rows, self.columns))
-            self.source, self.row_pitch = self.operands["scratch"], self.plan.scratch_row
+            extent = (self.rows, self.columns)
+            copy_rows(g, self.plan.scratch_row, self.operands, origin, extent)
+            self.source = self.operands["scratch"]
             self.origin: Expr = 0
         else:
-            self.source, self.row_pitch = self.operands["input"], g.form.in_width * g.input_pitch
+            self.source = self.operands["input"]
             row = self.image * g.form.in_height + self.row * g.stride[0]
             self.origin = row * self.row_pitch + self.column * g.stride[1] * g.pixel_pitch
         if self.config.overlaps:

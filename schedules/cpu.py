@@ -5,9 +5,14 @@ from __future__ import annotations
 from compiler.loops.form import Convolution, Form
 from compiler.lowering.kernel import KernelPlan
 from compiler.lowering.machine import CpuMachine
+from schedules.amx import plan_amx
+from schedules.amx_config import pays
+from schedules.binary import plan_binary
+from schedules.binary_geometry import is_binary
 from schedules.convolution import plan_convolution
 from schedules.depthwise import plan_depthwise
 from schedules.loops import plan_loops
+from schedules.winograd import plan_winograd, winograd_pays
 
 
 def plan_kernel(form: Form, machine: CpuMachine) -> KernelPlan:
@@ -17,4 +22,10 @@ def plan_kernel(form: Form, machine: CpuMachine) -> KernelPlan:
     """
     if not isinstance(form, Convolution):
         return plan_loops(form, machine)
-    return plan_depthwise(form, machine) if form.depthwise else plan_convolution(form, machine)
+    if is_binary(form):
+        return plan_binary(form, machine)
+    if form.depthwise:
+        return plan_depthwise(form, machine)
+    if pays(form, machine):
+        return plan_amx(form, machine)
+    return plan_winograd(form, machine) if winograd_pays(form, machine) else plan_convolution(form, machine)

@@ -34,6 +34,21 @@ def store(buffer: Buffer, offset: Expr, value: Expr, lanes: int) -> None:
     tir.buffer_store(buffer, value, [tirx.Ramp(offset, 1, lanes) if lanes > 1 else offset])
 
 
+def store_bits(buffer: Buffer, offset: Expr, bits: Expr, lanes: int, valid: int) -> None:
+    """Bytes of a uint8 buffer from `offset` on: the first lane in the lowest bit. bits: bool vector of 8, 16,
+    … lanes, of which the first `valid` count; the rest of their last byte becomes 0, and none is stored."""
+    # TVM keeps a bool in a byte, a uint1 in a bit: so the vector is one integer, as LLVM has it.
+    word = reinterpret(f"uint{lanes}", tirx.Cast(f"uint1x{lanes}", bits))
+    if valid >= lanes:
+        count = lanes // 8
+        store(buffer, offset, word if count == 1 else reinterpret(f"uint8x{count}", word), count)
+        return
+    masked = word & tirx.const((1 << valid) - 1, f"uint{lanes}")
+    for i in range(-(-valid // 8)):
+        shifted = tirx.shift_right(masked, tirx.const(8 * i, f"uint{lanes}"))
+        store(buffer, offset + i, tirx.Cast("uint8", shifted), 1)
+
+
 def constant(value: int, dtype: str, lanes: int) -> Expr:
     return broadcast(tirx.const(value, dtype), lanes)
 
@@ -54,8 +69,6 @@ class PlainInstructions:
     # is an accumulator for each group of `pixels` pixels and each register of weights.
     pixels = 1
     registers = 1
-    # Whether a step can stop after half of its products.
-    halves = False
     # How many vectors of results `narrow` turns into codes together, by bits of the code.
     narrows: Mapping[int, int] = MappingProxyType({8: 1, 16: 1})
 
@@ -82,6 +95,10 @@ class PlainInstructions:
         """Sums of a vector of channels, for each pixel of a group, from their accumulators; with the bias
         that `start` left out."""
         return list(accumulators)
+
+    def prefetch(self, buffer: Buffer, offset: Expr, count: int) -> None:
+        """Asks for `count` bytes behind `offset` of a buffer of bytes, which may lie beyond its end; nothing
+        where it is not known to pay."""
 
     def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
         """accumulator + products; weights: int8 vector [lane, product]."""

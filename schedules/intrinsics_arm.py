@@ -93,7 +93,6 @@ class WideningDot(NeonInstructions):
 
     products = 16
     registers = 4
-    halves = True
 
     def spread(self, source: Buffer, offset: Expr, step: int, lanes: int) -> Expr:
         return source.vload([offset + 16 * step], "int8x16")

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import MappingProxyType
 
-from schedules.intrinsics import Buffer, Expr, PlainInstructions, broadcast, cast, constant, reinterpret, tirx
+from schedules.intrinsics import (
+    Buffer,
+    Expr,
+    PlainInstructions,
+    broadcast,
+    cast,
+    constant,
+    reinterpret,
+    tir,
+    tirx,
+)
+
+_LINE = 64  # bytes of a cache line
 
 _PACK_WORDS = {
     4: "llvm.x86.sse2.packssdw.128",
@@ -22,9 +34,21 @@ _PACK_UNSIGNED = {
     8: "llvm.x86.avx2.packuswb",
     16: "llvm.x86.avx512.packuswb.512",
 }
+_MULTIPLY_WORDS = {
+    4: "llvm.x86.sse2.pmadd.wd",
+    8: "llvm.x86.avx2.pmadd.wd",
+    16: "llvm.x86.avx512.pmaddw.d.512",
+}
+_MULTIPLY_BYTES = {
+    4: "llvm.x86.ssse3.pmadd.ub.sw.128",
+    8: "llvm.x86.avx2.pmadd.ub.sw",
+    16: "llvm.x86.avx512.pmaddubs.w.512",
+}
 
 
-class _X86Instructions(PlainInstructions):
+class X86Instructions(PlainInstructions):
+    """Rescaling and narrowing; products as on any machine."""
+
     narrows = MappingProxyType({8: 4, 16: 1})
 
     def narrow(
@@ -54,17 +78,34 @@ class _X86Instructions(PlainInstructions):
         lowest, highest = (broadcast(tirx.Cast(dtype, bound), 4 * lanes) for bound in (low, high))
         return tirx.max(tirx.min(codes, highest), lowest)
 
+    def prefetch(self, buffer: Buffer, offset: Expr, count: int) -> None:
+        """PREFETCHT0 of each cache line. It walks page tables, which hardware prefetching does not: weights
+        of a library lie in small pages, as many as its network has weights."""
+        into_l1 = [tirx.const(value, "int32") for value in (0, 3, 1)]  # to read, into all levels, data
+        for line in range(0, count, _LINE):
+            address = tirx.address_of(buffer[offset + line])
+            tir.evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", address, *into_l1))
+
     def rescale(self, a: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int) -> Expr:
         """High halves by VPMULDQ, which multiplies the even lanes: odd lanes are shifted down to it."""
-        wide = f"int64x{lanes // 2}"
-        a64, m64 = reinterpret(wide, a), reinterpret(wide, multiplier)
-        half = constant(32, "int64", lanes // 2)
-        odd = tirx.shift_right(a64, half) * tirx.shift_right(m64, half)
-        even = _low_halves(a64, half) * _low_halves(m64, half)
-        unsigned = f"uint64x{lanes // 2}"
-        low = tirx.shift_right(reinterpret(unsigned, even), constant(32, "uint64", lanes // 2))
-        upper = reinterpret(unsigned, odd) & constant(0xFFFFFFFF00000000, "uint64", lanes // 2)
-        return tirx.shift_right(reinterpret(f"int32x{lanes}", low | upper) + rounding, shift)
+        upper = tirx.Shuffle([a], [i | 1 for i in range(lanes)])
+        return self.rescale_halves(a, upper, multiplier, rounding, shift, lanes)
+
+    def rescale_halves(
+        self, even: Expr, odd: Expr, multiplier: Expr, rounding: Expr, shift: Expr, lanes: int
+    ) -> Expr:
+        """The same of vectors whose even lanes are the even ones, and the odd ones."""
+        uppers = tirx.Shuffle([multiplier], [i | 1 for i in range(lanes)])
+        products = [_even_products(even, multiplier, lanes), _even_products(odd, uppers, lanes)]
+        high = tirx.Shuffle(products, [i | 1 if i % 2 == 0 else lanes + i for i in range(lanes)])
+        return tirx.shift_right(high + rounding, shift)
+
+
+def _even_products(a: Expr, b: Expr, lanes: int) -> Expr:
+    """64-bit products of the even lanes, as pairs of lanes."""
+    wide, half = f"int64x{lanes // 2}", constant(32, "int64", lanes // 2)
+    product = _low_halves(reinterpret(wide, a), half) * _low_halves(reinterpret(wide, b), half)
+    return reinterpret(f"int32x{lanes}", product)
 
 
 def _low_halves(wide: Expr, half: Expr) -> Expr:
@@ -72,7 +113,7 @@ def _low_halves(wide: Expr, half: Expr) -> Expr:
     return tirx.shift_right(tirx.shift_left(wide, half), half)
 
 
-class ByteDot(_X86Instructions):
+class ByteDot(X86Instructions):
     """VPDPBUSD: four products of unsigned activations and signed weights per lane."""
 
     products = 4
@@ -86,10 +127,68 @@ class ByteDot(_X86Instructions):
         return tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, accumulator, activations, weights)
 
 
-class WordDot(_X86Instructions):
+class LiftedDot(ByteDot):
+    """VPDPBUSD by weights of 4 or 2 bits that stay at the top of their byte, as signed multiples of 2**lift:
+    a shift and a mask unpack them (the topmost field needs the mask alone), and no offset is subtracted.
+    Sums are shifted back, exactly, before the bias is added: see `Geometry.lift` for why they fit.
+    """
+
+    def __init__(self, lift: int) -> None:
+        self.lift = lift
+
+    @property
+    def folds(self) -> bool:
+        return True
+
+    def start(self, bias: Expr, lanes: int) -> list[Expr]:
+        return [constant(0, "int32", lanes)]
+
+    def fold(self, accumulators: Sequence[Expr], bias: Expr, lanes: int) -> list[Expr]:
+        (total,) = accumulators
+        return [tirx.shift_right(total, constant(self.lift, "int32", lanes)) + bias]
+
+    def lifted(self, packed: Expr, field: int, count: int) -> Expr:
+        """The weights of a field times 2**lift, from `count` bytes."""
+        bits = 8 - self.lift
+        codes, left = reinterpret(f"uint8x{count}", packed), 8 - bits * (field + 1)
+        if left:
+            codes = tirx.shift_left(codes, constant(left, "uint8", count))
+        return reinterpret(f"int8x{count}", codes & constant(256 - (1 << self.lift), "uint8", count))
+
+
+class PairDot(X86Instructions):
+    """VPMADDUBSW, then VPMADDWD by ones: four products per lane. Exact for weights of which no pair sums to
+    more than 128, see `convolution_pairs`; those of less than 8 bits never do."""
+
+    products = 4
+
+    def spread(self, source: Buffer, offset: Expr, step: int, lanes: int) -> Expr:
+        word = reinterpret("int32", source.vload([offset + 4 * step], "uint8x4"))
+        return reinterpret(f"uint8x{4 * lanes}", broadcast(word, lanes))
+
+    def accumulate(self, accumulator: Expr, activations: Expr, weights: Expr, lanes: int) -> Expr:
+        return self._add(accumulator, activations, weights, lanes)
+
+    def accumulate_flipped(
+        self, accumulator: Expr, activations: Expr, magnitudes: Expr, flips: Expr, lanes: int
+    ) -> Expr:
+        """The same with unsigned weights and activations whose sign and offset `flips` changes."""
+        flipped = reinterpret(f"int8x{4 * lanes}", activations) ^ flips
+        return self._add(accumulator, magnitudes, flipped, lanes)
+
+    def _add(self, accumulator: Expr, unsigned: Expr, signed: Expr, lanes: int) -> Expr:
+        result, words, u32 = f"int32x{lanes}", f"int16x{2 * lanes}", f"uint32x{lanes}"
+        pairs = tirx.call_llvm_pure_intrin(words, _MULTIPLY_BYTES[lanes], unsigned, signed)
+        ones = constant(1, "int16", 2 * lanes)
+        sums = tirx.call_llvm_pure_intrin(result, _MULTIPLY_WORDS[lanes], pairs, ones)
+        # Unsigned: the bias wraps, and LLVM takes overflow of signed sums for undefined.
+        return reinterpret(result, reinterpret(u32, accumulator) + reinterpret(u32, sums))
+
+
+class WordDot(X86Instructions):
     """Two products of int16 activations and weights per lane: VPDPWSSD, or VPMADDWD and an add.
 
-    VPMADDUBSW, twice as fast, saturates its sums of two products and is not exact.
+    For 16-bit activations; `PairDot` takes 8-bit ones.
     """
 
     products = 2
@@ -106,5 +205,4 @@ class WordDot(_X86Instructions):
         if self.fused:
             name = f"llvm.x86.avx512.vpdpwssd.{32 * lanes}"
             return tirx.call_llvm_pure_intrin(result, name, accumulator, activations, words)
-        name = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
-        return accumulator + tirx.call_llvm_pure_intrin(result, name[lanes], activations, words)
+        return accumulator + tirx.call_llvm_pure_intrin(result, _MULTIPLY_WORDS[lanes], activations, words)

@@ -98,7 +98,10 @@ class _Template:
     def _lanes(self, nest: Nest, axis: Axis) -> int:
         """A power of two that leaves at least one full vector."""
         width = max(_widest(e, axis) for e in nest.expressions)
-        return max(1, min(self.config.vector_bytes // width, 1 << (axis.extent.bit_length() - 1)))
+        most = 1 << (axis.extent.bit_length() - 1)
+        if nest.packed:  # whole bytes, or what is left of one
+            most = max(most, 8)
+        return max(1, min(self.config.vector_bytes // width, most))
 
     def _own_vectors(self, nest: Nest) -> Vectors | None:
         """Along the last axis of the nest itself, else along a reduced one."""

@@ -114,12 +114,14 @@ def plan_loops(form: LoopForm, machine: CpuMachine, config: LoopsConfig | None =
     if not form.name.isidentifier():
         raise ValueError(f"form {form.name!r}: the name of a kernel must be a C identifier")
     for buffer in form.buffers:
-        if buffer.element in (ElementType.B1, ElementType.I2, ElementType.I4):
+        bits = buffer.element is ElementType.B1 and buffer.role in (Role.INPUT, Role.OUTPUT)
+        if buffer.element.bits < 8 and not bits:
             raise ValueError(f"{form.name}: buffer {buffer.name} holds packed {buffer.element.value} codes")
     return LoopsPlan(form, machine, config or default_config(form, machine))
 
 
 _PREFIXES = {
+    ElementType.B1: "b1",
     ElementType.I8: "qs8",
     ElementType.I16: "qs16",
     ElementType.I32: "s32",

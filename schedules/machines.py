@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from compiler.lowering.machine import CpuMachine, DotProduct
-from schedules.arm_machines import ARM_MACHINES, select_arm
+from schedules.arm_machines import ARM32_MACHINES, ARM_MACHINES, arm_models, select_arm
 
 # LLVM may use whatever an mcpu implies, so that a machine requires all of it. Names as in /proc/cpuinfo.
 _AVX2 = ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe")
@@ -19,13 +21,30 @@ _ICELAKE = (
     *("gfni", "vaes", "vpclmulqdq"),
 )
 
-AVX512_VNNI = CpuMachine(
-    name="avx512vnni",
-    target=(("kind", "llvm"), ("mcpu", "znver4")),
+# Moves of bit fields that AMD's CPUs alone have, and for which no feature is required at run time.
+_WITHOUT_SSE4A = ("-sse4a",)
+
+AMX = CpuMachine(
+    name="amx",
+    target=(("kind", "llvm"), ("mattr", ("+amx-int8", "+amx-tile")), ("mcpu", "icelake-server")),
     dot=DotProduct.VNNI,
     vector_bits=512,
     vector_registers=32,
     activation_offset=128,
+    matrix_tiles=True,
+    l1_bytes=48 << 10,
+    l2_bytes=2 << 20,
+    in_order=False,
+    required_features=(*_ICELAKE, "amx_tile", "amx_int8"),
+)
+AVX512_VNNI = CpuMachine(
+    name="avx512vnni",
+    target=(("kind", "llvm"), ("mcpu", "znver4"), ("mattr", _WITHOUT_SSE4A)),
+    dot=DotProduct.VNNI,
+    vector_bits=512,
+    vector_registers=32,
+    activation_offset=128,
+    matrix_tiles=False,
     l1_bytes=32 << 10,
     l2_bytes=1 << 20,
     in_order=False,
@@ -38,6 +57,7 @@ AVX512_VNNI_ICELAKE = CpuMachine(
     vector_bits=512,
     vector_registers=32,
     activation_offset=128,
+    matrix_tiles=False,
     l1_bytes=48 << 10,
     l2_bytes=1280 << 10,
     in_order=False,
@@ -50,6 +70,7 @@ AVX512_VNNI_CASCADELAKE = CpuMachine(
     vector_bits=512,
     vector_registers=32,
     activation_offset=128,
+    matrix_tiles=False,
     l1_bytes=32 << 10,
     l2_bytes=1 << 20,
     in_order=False,
@@ -62,6 +83,7 @@ AVX_VNNI = CpuMachine(
     vector_bits=256,
     vector_registers=16,
     activation_offset=128,
+    matrix_tiles=False,
     l1_bytes=32 << 10,
     l2_bytes=1280 << 10,
     in_order=False,
@@ -69,11 +91,12 @@ AVX_VNNI = CpuMachine(
 )
 AVX2_ZEN3 = CpuMachine(
     name="avx2_zen3",
-    target=(("kind", "llvm"), ("mcpu", "znver3")),
+    target=(("kind", "llvm"), ("mcpu", "znver3"), ("mattr", _WITHOUT_SSE4A)),
     dot=DotProduct.PMADDWD,
     vector_bits=256,
     vector_registers=16,
-    activation_offset=0,
+    activation_offset=128,
+    matrix_tiles=False,
     l1_bytes=32 << 10,
     l2_bytes=512 << 10,
     in_order=False,
@@ -85,7 +108,8 @@ AVX2 = CpuMachine(
     dot=DotProduct.PMADDWD,
     vector_bits=256,
     vector_registers=16,
-    activation_offset=0,
+    activation_offset=128,
+    matrix_tiles=False,
     l1_bytes=32 << 10,
     l2_bytes=256 << 10,
     in_order=False,
@@ -98,6 +122,7 @@ X86_64 = CpuMachine(
     vector_bits=128,
     vector_registers=16,
     activation_offset=0,
+    matrix_tiles=False,
     l1_bytes=32 << 10,
     l2_bytes=256 << 10,
     in_order=False,
@@ -110,15 +135,18 @@ APPLE_M1 = CpuMachine(
     vector_bits=128,
     vector_registers=32,
     activation_offset=0,
+    matrix_tiles=False,
     l1_bytes=128 << 10,
     l2_bytes=12 << 20,
     in_order=False,
     required_features=("asimddp",),
 )
 # Best first: the host is the first whose features it has.
-_X86 = (AVX512_VNNI, AVX512_VNNI_ICELAKE, AVX512_VNNI_CASCADELAKE, AVX_VNNI, AVX2_ZEN3, AVX2, X86_64)
+_X86 = (AMX, AVX512_VNNI, AVX512_VNNI_ICELAKE, AVX512_VNNI_CASCADELAKE, AVX_VNNI, AVX2_ZEN3, AVX2, X86_64)
 COMPUTERS = (*_X86, APPLE_M1)
-MACHINES = (*COMPUTERS, *ARM_MACHINES.values())
+_AMD = ("AuthenticAMD", "HygonGenuine")
+_OF_AMD = (AVX512_VNNI, AVX2_ZEN3)
+MACHINES = (*COMPUTERS, *ARM_MACHINES.values(), *ARM32_MACHINES.values())
 
 
 def machine_named(name: str) -> CpuMachine:
@@ -141,6 +169,12 @@ def host_machine() -> CpuMachine:
     raise ValueError(f"no schedules for {platform.machine()}: x86-64 and 64-bit Arm only")
 
 
+def host_without(prefixes: tuple[str, ...]) -> CpuMachine:
+    """The x86 machine that this computer would be without the features whose names begin so."""
+    kept = frozenset(feature for feature in host_features() if not feature.startswith(prefixes))
+    return select_x86(kept, _cpuinfo("vendor_id"))
+
+
 def runs_here(machine: CpuMachine) -> bool:
     """Whether this computer can run code for `machine`."""
     return machine in family_here() and (
@@ -159,21 +193,45 @@ def family_here() -> tuple[CpuMachine, ...]:
 
 
 def host_features() -> frozenset[str]:
-    """Features of this computer's CPU, as /proc/cpuinfo spells them; empty where they cannot be read."""
+    """Features of this computer's CPU, as /proc/cpuinfo spells them; empty where they cannot be read.
+
+    Tile registers count where the system lets this process use them.
+    """
     if platform.system() == "Darwin":
         return _sysctl_features()
-    return frozenset((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    features = frozenset((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    tiles = features.intersection(AMX.required_features[-2:])
+    return features if not tiles or _tiles_are_granted() else features - tiles
+
+
+# Linux, arch/x86/include/asm/unistd_64.h and uapi/asm/prctl.h; the state component of the tiles' data.
+_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XTILEDATA = 158, 0x1023, 18
+
+
+@cache
+def _tiles_are_granted() -> bool:
+    """Asks Linux for tile registers, for this process from now on."""
+    system: Callable[..., int] = ctypes.CDLL(None).syscall
+    return system(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XTILEDATA) == 0
 
 
 def select_x86(flags: frozenset[str], vendor: str = "GenuineIntel") -> CpuMachine:
     """The best machine for a CPU with these features; AMD's scheduling models are AMD's alone."""
-    amd = vendor in ("AuthenticAMD", "HygonGenuine")
+    amd = vendor in _AMD
 
     def fits(machine: CpuMachine) -> bool:
-        is_model_of_amd = machine in (AVX512_VNNI, AVX2_ZEN3)
-        return flags.issuperset(machine.required_features) and (amd or not is_model_of_amd)
+        return flags.issuperset(machine.required_features) and (amd or machine not in _OF_AMD)
 
     return next(m for m in _X86 if fits(m))
+
+
+def cpu_models(machine: CpuMachine) -> tuple[int, ...]:
+    """CPUs that a machine is tuned for, as `bl_cpu_model` of the C runtime numbers them: cores of Arm,
+    vendors of x86."""
+    if not machine.is_x86:
+        return arm_models(machine)
+    vendors = _AMD if machine in _OF_AMD else () if machine is X86_64 else ("GenuineIntel",)
+    return tuple(int.from_bytes(vendor[:4].encode(), "little") for vendor in vendors)
 
 
 def _cpuinfo(key: str) -> str:

@@ -8,6 +8,7 @@ from sim.config import NpuConfig
 from sim.conflicts import Space, by_instruction, spaces
 from sim.footprint import Accesses, accesses
 from sim.isa import Memory
+from sim.memories import memory_sizes
 from sim.order import ENGINES, Order, execution_order, instruction_text, threads_of
 from sim.stream import Program, StreamError
 
@@ -26,20 +27,6 @@ def check(program: Program, config: NpuConfig) -> Order:
     order = execution_order(program, config)
     _check_hazards(program, order, per_core)
     return order
-
-
-def memory_sizes(config: NpuConfig) -> dict[Memory, int]:
-    """Bytes (words of accumulators) of each memory."""
-    pads = config.scratchpad
-    return {
-        Memory.ACTIVATION: pads.activation_bytes,
-        Memory.WEIGHT: pads.weight_bytes,
-        Memory.PARAMETER: pads.parameter_bytes,
-        Memory.TABLE: pads.table_bytes,
-        Memory.ACCUMULATOR: pads.accumulator_words,
-        Memory.SRAM: config.sram.size_bytes,
-        Memory.DRAM: config.dram.size_bytes,
-    }
 
 
 def _check_bounds(program: Program, config: NpuConfig, core: int, found: Accesses) -> None:

@@ -12,8 +12,8 @@ latency + t (see `transfer_cycles`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from sim.isa import (
     Softmax,
     Store,
 )
+from sim.memories import bank_layout
 from sim.resolve import Table, ceil_div, resolve
 from sim.stream import Stream
 
@@ -46,12 +47,11 @@ NO_PORT = -1
 class Work:
     """What the instructions of a stream cost, an entry each.
 
-    issue: before anything happens; 0 of registers and `Sync`, which take one cycle. cycles: then on the
-    engine, alone; of a DMA after its latency. port: 0 SRAM, 1 DRAM, -1
-    none. latency: before the first burst. port_cycles: of the port's time. moved: bytes of whole bursts.
-    macs: products, without those that only fill the array; mac_bits: of one operand times the other.
-    elements: results of VEC. accumulator_words, scratchpad_bytes: read and written, an image once. banks: bit
-    mask.
+    issue: cycles before anything happens; 0 of registers and `Sync`. cycles: then, alone on the engine and
+    its port; of a transfer after its latency. port: 0 SRAM, 1 DRAM, -1 none. latency: before the first
+    burst. port_cycles: of the port's time. moved: bytes of whole bursts. macs: products, without those that
+    only fill the array; mac_bits: bits of one operand times those of the other. elements: results of VEC.
+    accumulator_words, scratchpad_bytes: read and written, an image once. banks: bit mask.
     """
 
     issue: Column
@@ -66,6 +66,7 @@ class Work:
     accumulator_words: Column
     scratchpad_bytes: Column
     banks: list[int]
+    accesses: Accesses
 
 
 def work(stream: Stream, config: NpuConfig, core: int = 0) -> Work:
@@ -87,6 +88,7 @@ def work(stream: Stream, config: NpuConfig, core: int = 0) -> Work:
         accumulator_words=words,
         scratchpad_bytes=local,
         banks=_banks(found, config, n),
+        accesses=found,
     )
     for cls, cost in _COSTS.items():
         table = resolve(stream, cls, core)
@@ -111,7 +113,14 @@ def transfer_cycles(bursts: Column, burst: float, latency: int, outstanding: int
     return np.float64(latency + burst) * (rounds + 1) + rest * burst
 
 
-def _transfer(t: Table, config: NpuConfig, out: Work, write: bool, bursts_of: Any, local: Any) -> None:
+def _transfer(
+    t: Table,
+    config: NpuConfig,
+    out: Work,
+    write: bool,
+    bursts_of: Callable[[int], Column],
+    local: Floats,
+) -> None:
     """bursts_of: burst bytes -> bursts; local: the least cycles that the core's side takes."""
     for number, port in enumerate((config.sram, config.dram)):
         mine = t["dram"] == number
@@ -209,7 +218,7 @@ def _count(t: Table, out: Work, macs: Column) -> None:
     out.mac_bits[t["index"]] = t["operands.act_bits"] * t["operands.wgt_bits"]
 
 
-def _vector(t: Table, config: NpuConfig, out: Work, rows: Column, count: Column, each: Any) -> None:
+def _vector(t: Table, config: NpuConfig, out: Work, rows: Column, count: Column, each: Column | int) -> None:
     groups = rows * ceil_div(count, config.vec.lanes)
     out.cycles[t["index"]] = groups * each + config.vec.pipeline_cycles
     out.elements[t["index"]] = rows * count
@@ -253,24 +262,6 @@ _COSTS = {
     Lookup: _lookup,
     Softmax: _softmax,
 }
-
-
-def bank_layout(config: NpuConfig) -> dict[Memory, tuple[int, int]]:
-    """Bytes (words) of a bank of each memory inside a core, and the bit of its first bank in a mask."""
-    pads = config.scratchpad
-    sizes = {
-        Memory.ACTIVATION: (pads.activation_bytes, pads.activation_banks),
-        Memory.WEIGHT: (pads.weight_bytes, pads.weight_banks),
-        Memory.PARAMETER: (pads.parameter_bytes, pads.parameter_banks),
-        Memory.TABLE: (pads.table_bytes, 1),
-        Memory.ACCUMULATOR: (pads.accumulator_words, 2),
-    }
-    layout: dict[Memory, tuple[int, int]] = {}
-    bit = 0
-    for memory, (size, banks) in sizes.items():
-        layout[memory] = (size // banks, bit)
-        bit += banks
-    return layout
 
 
 def _banks(found: Accesses, config: NpuConfig, count: int) -> list[int]:

@@ -15,9 +15,9 @@ import numpy as np
 from compiler.numerics.element import Array
 from sim import compression
 from sim.config import NpuConfig
-from sim.durations import bank_layout
 from sim.isa import INSTRUCTIONS, Memory, fields_of
 from sim.isa.base import OPCODE_BITS, TOKEN_BITS, TOKENS_AT
+from sim.memories import bank_layout
 from sim.programs.random import RandomProgram
 
 SOURCES = Path(__file__).parent / "rtl"
@@ -76,6 +76,12 @@ def parameters(config: NpuConfig) -> dict[str, int]:
         "EXTERNAL_BYTES": EXTERNAL_BYTES,
         "PROGRAM_LENGTH": PROGRAM_LENGTH,
     }
+    return {**found, **_memory_parameters(config)}
+
+
+def _memory_parameters(config: NpuConfig) -> dict[str, int]:
+    """Of ports and banks."""
+    found: dict[str, int] = {}
     for name, port in (("SRAM", config.sram), ("DRAM", config.dram)):
         found |= {
             f"{name}_BURST": port.burst_bytes,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sim.config import NpuConfig
 from sim.durations import Work
-from sim.isa import Engine
+from sim.isa import Engine, Memory
+from sim.memories import LOCAL, memory_sizes
 from sim.timing import Timing
 
 Mask = NDArray[np.bool_]
@@ -34,8 +35,9 @@ class Statistics:
     """cycles: of the whole program, or from the first start to the last end of a part of it.
 
     engines: by core and name. mac_utilisation: products over what all arrays could make at 8 x 8 bits in that
-    time; narrow operands can pass 1. sram_bytes, dram_bytes: moved by whole bursts. energy_pj: by the
-    configuration's table, by part of the NPU.
+    time; narrow operands can pass 1. sram_bytes, dram_bytes: moved by whole bursts. touched: bytes (words of
+    accumulators) of each memory inside a core that were read or written at all, of the core with most.
+    energy_pj: by the configuration's table, by part of the NPU.
     """
 
     cycles: int
@@ -46,12 +48,12 @@ class Statistics:
     mac_utilisation: float
     sram_bytes: int
     dram_bytes: int
+    touched: dict[str, int]
     energy_pj: dict[str, float]
 
     @property
     def limit(self) -> str:
-        """What kept the program busy longest: MAC, VEC, LOAD or STORE; or `sync`, where no engine was busy
-        for half of the time."""
+        """The engine that was busy longest, or `sync` where none was busy for half of the time."""
         busy = {name: max(core[name].busy for core in self.engines) for name in self.engines[0]}
         name = max(busy, key=lambda n: busy[n])
         return name if 2 * busy[name] >= self.cycles else "sync"
@@ -66,6 +68,7 @@ def statistics(timing: Timing, config: NpuConfig, chosen: Sequence[Mask] | None 
     cycles = timing.cycles if chosen is None else _extent(timing, masks)
     pairs = list(zip(timing.work, masks, strict=True))
     macs = sum(int(w.macs[m].sum()) for w, m in pairs)
+    sizes = memory_sizes(config)
     moved = [sum(int(w.moved[m & (w.port == port)].sum()) for w, m in pairs) for port in (0, 1)]
     return Statistics(
         cycles=cycles,
@@ -76,8 +79,20 @@ def statistics(timing: Timing, config: NpuConfig, chosen: Sequence[Mask] | None 
         mac_utilisation=macs / (cycles * config.macs_per_cycle) if cycles else 0.0,
         sram_bytes=moved[0],
         dram_bytes=moved[1],
+        touched={m.name: _touched(pairs, m, sizes[m]) for m in LOCAL},
         energy_pj=_energy(config, pairs, cycles, moved),
     )
+
+
+def _touched(pairs: Sequence[tuple[Work, Mask]], memory: Memory, size: int) -> int:
+    most = 0
+    for work, mask in pairs:
+        a = work.accesses
+        mine = (a.memory == memory) & mask[a.index]
+        steps = np.bincount(a.begin[mine], minlength=size + 1)[: size + 1]
+        steps = steps - np.bincount(a.end[mine], minlength=size + 1)[: size + 1]
+        most = max(most, int(np.count_nonzero(np.cumsum(steps))))
+    return most
 
 
 def _extent(timing: Timing, masks: Sequence[Mask]) -> int:

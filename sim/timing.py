@@ -1,4 +1,4 @@
-"""When each instruction starts and ends: four engines for each core, queues, tokens, banks and shared ports.
+"""When each instruction starts and ends: five engines for each core, queues, tokens, banks and shared ports.
 
 An event loop in whole cycles over precomputed durations (sim/durations.py). One instruction is dispatched in
 a cycle, into its engine's queue where there is room; where the engine is idle, the first one waits for its
@@ -93,7 +93,6 @@ class _Loop:
             [tuple(t if t >= LOCAL_TOKENS else t + 32 * (core + 1) for t in row) for row in s.tokens.tolist()]
             for core, s in enumerate(program.streams)
         ]
-        self.none = [TOKEN_NONE] * len(program.streams)
         self.issue = [w.issue.tolist() for w in works]
         self.cycles = [w.cycles.tolist() for w in works]
         self.port_of = [w.port.tolist() for w in works]
@@ -182,15 +181,8 @@ class _Loop:
             record[2][index] = max(0, arrival - thread.since)
             thread.since = max(thread.since, arrival)
         if not thread.holds_tokens:
-            none = TOKEN_NONE
-            first, second = self.tokens[core][index][:2]
-            counts = self.semaphores
-            if (first != none and not counts[first]) or (second != none and not counts[second]):
+            if not self._take_tokens(self.tokens[core][index][:2]):
                 return
-            if first != none:
-                counts[first] -= 1
-            if second != none:
-                counts[second] -= 1
             thread.holds_tokens = True
             record[3][index] = now - thread.since
             thread.since = now
@@ -208,6 +200,16 @@ class _Loop:
             heappush(self.events, (end, number, thread.version))
         else:
             heappush(self.events, (begin + self.latency[core][index], number, _JOIN))
+
+    def _take_tokens(self, waits: tuple[int, ...]) -> bool:
+        """All or none."""
+        counts = self.semaphores
+        if any(t != TOKEN_NONE and not counts[t] for t in waits):
+            return False
+        for t in waits:
+            if t != TOKEN_NONE:
+                counts[t] -= 1
+        return True
 
     def _join_port(self, number: int, now: int) -> None:
         thread = self.threads[number]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,28 @@ def all_targets() -> Mapping[str, Target]:
     return {t.name: t for t in sorted(found, key=lambda t: not t.runs_here)}
 
 
-def target_named(name: str) -> Target:
-    """Errors: BitloomError that lists the known targets."""
+def target_named(name: str, variants: Sequence[str] = ()) -> Target:
+    """variants: targets that share its libraries; family and C library may be left out ("cortex-a76" beside
+    "arm/cortex-a53@musl").
+
+    Errors: BitloomError that lists the known targets, or says why they cannot share a library.
+    """
+    target = _target_named(name)
+    if not variants:
+        return target
+    libc = name.partition("@")[1:]
+    full = [_full_name(variant) for variant in variants]
+    return target.with_variants([_target_named(v if "@" in v else "".join((v, *libc))) for v in full])
+
+
+def _full_name(variant: str) -> str:
+    """With the family that was left out."""
+    plain, *libc = variant.partition("@")
+    known = (name for name in all_targets() if "/" in name and name.partition("/")[2] == plain)
+    return "".join((next(known, plain), *libc))
+
+
+def _target_named(name: str) -> Target:
     for module in _families():
         found: Target | None = getattr(module, "target_from", _no_target)(name)
         if found is not None:

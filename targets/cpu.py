@@ -4,64 +4,94 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compiler.ir.diagnostics import BitloomError
 from compiler.lowering.machine import CpuMachine, DotProduct
 from schedules.machines import APPLE_M1, COMPUTERS, family_here, host_machine, runs_here
 
 if TYPE_CHECKING:
-    from compiler.driver import Progress
+    from compiler.driver import Progress, Target
     from compiler.ir.graph import Graph
-    from compiler.loops.form import Form
     from compiler.lowering.cache import Cache
-    from compiler.lowering.kernel import KernelPlan
-    from compiler.lowering.program import Program
+    from compiler.lowering.program import PlanKernel, Program
 
 # What builds a library is imported when one is built: a name that is no target is refused at once.
 
 
 @dataclass(frozen=True, slots=True)
 class CpuTarget:
-    """A C library for one CPU machine and operating system."""
+    """A C library for a CPU machine and operating system.
 
-    name: str
+    companions: targets of the same system whose kernels the library carries too.
+    """
+
+    own_name: str
     machine: CpuMachine
     triple: str | None = None  # as zig spells it; None: this computer's own
+    companions: tuple[CpuTarget, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return ",".join(target.own_name for target in (self, *self.companions))
+
+    @property
+    def variant(self) -> str:
+        """What a library calls its kernels for `machine`: the target's name without family and C library."""
+        plain = self.own_name.partition("@")[0]
+        return plain.rpartition("/")[2] if "/" in plain or ":" in plain else self.machine.name
+
+    @property
+    def machines(self) -> Mapping[str, CpuMachine]:
+        """Of each variant of a library."""
+        return {target.variant: target.machine for target in (self, *self.companions)}
 
     @property
     def description(self) -> str:
         """`avx512vnni, 512-bit vectors, vpdpbusd`."""
-        machine = self.machine
-        parts = [machine.name, f"{machine.vector_bits}-bit vectors"]
-        if machine.dot is not DotProduct.NONE:
-            parts.append(machine.dot.value)
-        return ", ".join([*parts, self.triple] if self.triple else parts)
+        machines = "; ".join(map(_description, self.machines.values()))
+        return f"{machines}, {self.triple}" if self.triple else machines
 
     @property
     def runs_here(self) -> bool:
-        return runs_here(self.machine)
+        return any(runs_here(machine) for machine in self.machines.values())
 
     @property
     def digest(self) -> str:
-        return f"{self.name} {self.machine!r} {self.triple}"
+        return f"{self.name} {self.machines!r} {self.triple}"
 
-    def plan_kernel(self, form: Form) -> KernelPlan:
+    @property
+    def planners(self) -> Mapping[str, PlanKernel]:
         from schedules.cpu import plan_kernel
 
-        return plan_kernel(form, self.machine)
+        return {name: partial(plan_kernel, machine=machine) for name, machine in self.machines.items()}
+
+    def with_variants(self, others: Sequence[Target]) -> CpuTarget:
+        found: dict[str, CpuTarget] = {}
+        for other in others:
+            if not isinstance(other, CpuTarget) or other.triple != self.triple:
+                raise BitloomError(
+                    f'targets "{self.name}" and "{other.name}" cannot be variants of one library: '
+                    f"{self.description} and {other.description}",
+                    "variants are CPUs of one architecture, operating system and C library",
+                )
+            if other.variant != self.variant:
+                found[other.variant] = other
+        return replace(self, companions=tuple(found.values()))
 
     def build(self, graph: Graph, progress: Progress) -> CpuBuild:
-        from compiler.lowering.program import lower_program
+        from compiler.lowering.program import lower_variants
 
         progress("lower")
-        return CpuBuild(self, lower_program(graph, self.plan_kernel))
+        return CpuBuild(self, lower_variants(graph, self.planners))
 
     def emit(
         self,
-        program: Program,
+        programs: Mapping[str, Program],
         name: str,
         out: Path,
         attachments: Mapping[str, bytes],
@@ -69,7 +99,7 @@ class CpuTarget:
         cache: Cache,
         progress: Progress,
     ) -> None:
-        """The library of `program` in `out`, with more files beside it; facts go into the manifest."""
+        """The library of `programs` in `out`, with more files beside it; facts go into the manifest."""
         from compiler.lowering.objects import build_objects
         from targets.library.describing import describe
         from targets.library.emit import emit_library
@@ -79,13 +109,14 @@ class CpuTarget:
         folder = Path(tempfile.mkdtemp(prefix="bitloom-"))
         try:
             objects = build_objects(
-                program.kernels(),
+                {symbol: plan for p in programs.values() for symbol, plan in p.kernels().items()},
                 folder,
                 cache,
                 lambda done, total: progress("build kernels", done, total),
             )
             progress("link")
-            description = describe(program, name, self.machine)
+            machines = self.machines
+            description = describe(name, {v: (program, machines[v]) for v, program in programs.items()})
             emit_library(description, objects, out, toolchain, facts, attachments)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -93,18 +124,19 @@ class CpuTarget:
 
 @dataclass(frozen=True, slots=True)
 class CpuBuild:
-    """Planned kernels and memory of a graph."""
+    """Planned kernels and memory of a graph, for each variant."""
 
     target: CpuTarget
-    program: Program
+    programs: Mapping[str, Program]
 
     @property
     def facts(self) -> dict[str, Any]:
+        """Of programs that differ in their kernels alone."""
         from compiler.report import layer_rows, program_summary
 
         return {
-            "summary": program_summary(self.program),
-            "layers": [row.as_dict() for row in layer_rows(self.program)],
+            "summary": program_summary(self.programs.values()),
+            "layers": [row.as_dict() for row in layer_rows(next(iter(self.programs.values())))],
         }
 
     def emit(
@@ -116,7 +148,14 @@ class CpuBuild:
         cache: Cache,
         progress: Progress,
     ) -> None:
-        self.target.emit(self.program, name, out, attachments, facts, cache, progress)
+        self.target.emit(self.programs, name, out, attachments, facts, cache, progress)
+
+
+def _description(machine: CpuMachine) -> str:
+    parts = [machine.name, f"{machine.vector_bits}-bit vectors"]
+    if machine.dot is not DotProduct.NONE:
+        parts.append(machine.dot.value)
+    return ", ".join(parts)
 
 
 def targets() -> Iterator[CpuTarget]:

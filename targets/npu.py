@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from compiler.ir.diagnostics import BitloomError
 from sim.config import ConfigError, NpuConfig, load_config, preset_names
 
 if TYPE_CHECKING:
-    from compiler.driver import Progress
+    from compiler.driver import Progress, Target
     from compiler.ir.graph import Graph
     from compiler.lowering.cache import Cache
     from targets.streams.lowering import NpuProgram
@@ -42,6 +42,12 @@ class NpuTarget:
     @property
     def digest(self) -> str:
         return f"{self.name} {self.config!r}"
+
+    def with_variants(self, others: Sequence[Target]) -> NpuTarget:
+        """Errors: BitloomError for any: streams are for one machine."""
+        if others:
+            raise BitloomError(f'target "{self.name}" has no variants', "leave out --variants")
+        return self
 
     def build(self, graph: Graph, progress: Progress) -> NpuBuild:
         from targets.streams.lowering import lower_to_streams

@@ -8,7 +8,7 @@ import numpy as np
 
 from compiler.loops.form import Convolution
 from compiler.numerics.convolve import Window, convolve
-from compiler.numerics.element import Array
+from compiler.numerics.element import Array, ElementType
 from compiler.numerics.fixed_point import requantize
 
 
@@ -30,6 +30,8 @@ def evaluate_convolution(form: Convolution, x: Array, constants: Mapping[str, Ar
     weight = constants["weight"].reshape(form.out_channels, *kernel, form.in_channels // form.groups)
     products = convolve(x.astype(np.float64) - zero_in, weight.astype(np.float64), window, form.groups)
     accumulator = products.astype(np.int64) + constants["bias"]
+    if form.output is ElementType.B1:
+        return np.clip(np.where(accumulator >= 0, 1, -1), low, high).astype(np.int8)
     if not form.requantizes:
         return accumulator.astype(np.int32)
     codes = requantize(accumulator, constants["multiplier"], constants["shift"], zero_out, low, high)

@@ -19,6 +19,7 @@ from compiler.ops.edge import Quantize, Requantize
 from compiler.ops.operands import largest_difference
 from compiler.ops.shape import Reshape
 from compiler.ops.slicing import Pad, Slice
+from compiler.quantize.quantize_graph import widened
 from tests.op_cases import code_types
 
 LARGEST = 6000  # elements of a value
@@ -47,6 +48,10 @@ class Growing:
         try:
             (type_,) = op.infer(types)
         except TypeMismatchError:
+            return None
+        if not op.reads_bits and any(v.type.element is ElementType.B1 and v.constant is None for v in inputs):
+            return None
+        if type_.element is ElementType.B1 and not op.writes_bits:
             return None
         if type_.count > LARGEST or op.overflow(types, constants) is not None:
             return None
@@ -80,6 +85,8 @@ class Growing:
         if self.real_edges:
             real = self.graph.add_input(name, TensorType(type_.shape, ElementType.F32))
             return self.must(Quantize(type_.codes), real)
+        if type_.element is ElementType.B1:  # no port has packed codes
+            return self.must(Requantize(type_.codes), self.input(widened(type_)))
         return self.graph.add_input(name, type_)
 
     def constant(self, array: Array, type_: TensorType) -> Value:
@@ -104,6 +111,8 @@ class Growing:
 
     def brought_to(self, x: Value, type_: TensorType) -> Value:
         """Some of the elements of `x`, as many as `type_` has, repeated zeros behind them."""
+        if type_.element is ElementType.B1:  # bits are not cut and padded
+            return self.requantized(self.brought_to(x, widened(type_)), type_.codes)
         x = self.requantized(x, type_.codes)
         if x.type.shape == type_.shape:
             return x

@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from targets.library.description import (
     Arena,
@@ -17,6 +18,7 @@ from targets.library.description import (
     Port,
     Scratch,
     Step,
+    Variant,
     View,
 )
 from targets.library.emit import LibraryFiles, emit_library
@@ -93,9 +95,14 @@ def description(name: str = "tiny", features: tuple[CpuFeature, ...] = ()) -> Li
     x = Port("x", DType.FLOAT32, SHAPE, "NCHW", Edge(0, codes_in, SCALE, ZERO_POINT))
     y = Port("y", DType.FLOAT32, SHAPE, "NCHW", Edge(3, codes_out, SCALE, ZERO_POINT))
     outputs = (y, Port("total", DType.INT32, (1,)))
-    return LibraryDescription(
-        name, steps, constants, 256 + ELEMENTS, (x,), outputs, WIDTH * CHANNELS, features
-    )
+    variant = Variant("plain", steps, 256 + ELEMENTS, (x,), outputs, WIDTH * CHANNELS, features)
+    return LibraryDescription(name, constants, (variant,))
+
+
+def with_variant(library: LibraryDescription, **changes: Any) -> LibraryDescription:
+    """The library with changes of its only variant."""
+    (variant,) = library.variants
+    return replace(library, variants=(replace(variant, **changes),))
 
 
 def kernel_object(folder: Path, name: str = "tiny", toolchain: Toolchain | None = None) -> Path:

@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import as_strided
 from compiler.loops.form import Buffer, Role
 from compiler.loops.nest import span_of, strides_of
 from compiler.numerics.element import Array, ElementType
+from schedules.bits import pack_bits, packed_bytes, unpack_bits
 from schedules.loops import LoopsPlan
 
 Kernel = Callable[..., int]
@@ -43,18 +44,29 @@ class Storage:
         is_code = buffer.element is ElementType.I8 and buffer.role is not Role.CONSTANT
         self.offset = activation_offset if is_code else 0
         self.buffer = buffer
-        dtype = np.dtype(np.uint8) if self.offset else buffer.element.dtype
-        size = span_of(buffer) * dtype.itemsize
+        self.packed = buffer.element is ElementType.B1
+        dtype = np.dtype(np.uint8) if self.offset or self.packed else buffer.element.dtype
+        shape, strides = buffer.shape, strides_of(buffer)
+        if self.packed:  # bytes of bits
+            shape = (*shape[:-1], packed_bytes(shape[-1]))
+            strides = (*(s // 8 for s in strides[:-1]), 1)
+        size = (-(-span_of(buffer) // 8) if self.packed else span_of(buffer)) * dtype.itemsize
         raw = np.full(size + 2 * _GUARD + 64, _GARBAGE, np.uint8)
         start = _GUARD + -(raw.ctypes.data + _GUARD) % 64
         self.bytes = raw[start - _GUARD : start + size + _GUARD]
         self.flat = raw[start : start + size].view(dtype)
-        self.view = as_strided(self.flat, buffer.shape, [s * dtype.itemsize for s in strides_of(buffer)])
+        self.view = as_strided(self.flat, shape, [s * dtype.itemsize for s in strides])
 
     def put(self, value: Array) -> None:
+        if self.packed:
+            value = pack_bits(value)
         self.view[...] = value.astype(np.int16) + self.offset if self.offset else value
 
     def get(self) -> Array:
+        if self.packed:
+            codes = unpack_bits(self.view, self.buffer.shape[-1])
+            np.testing.assert_array_equal(pack_bits(codes), self.view)  # 0 behind the last code
+            return codes
         value = self.view.astype(np.int16) - self.offset if self.offset else self.view
         return np.array(value, self.buffer.element.dtype)
 

@@ -7,7 +7,7 @@ computes comes from its loop form. Codes are stored as they are (no offset).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -19,6 +19,7 @@ from compiler.lowering.machine import CpuMachine
 from compiler.lowering.program import ConstantPlace, Program, ProgramStep, ScratchPlace
 from compiler.lowering.storage import Place, StorageBuffer
 from compiler.numerics.element import Array, ElementType
+from schedules.bits import pack_bits, packed_bytes, unpack_bits
 from schedules.machines import MACHINES
 from tests.convolution_form import evaluate_convolution
 
@@ -81,6 +82,18 @@ def operand_layouts(form: Form) -> list[tuple[str, Layout]]:
     ]
 
 
+def is_packed(layout: Layout) -> bool:
+    return layout.element is ElementType.B1
+
+
+def stored_layout(layout: Layout) -> Layout:
+    """Rows of bits as bytes."""
+    if not is_packed(layout):
+        return layout
+    assert layout.strides is None
+    return replace(layout, shape=(*layout.shape[:-1], packed_bytes(layout.shape[-1])))
+
+
 def pixel_strides(shape: tuple[int, ...], pitch: int | None) -> tuple[int, ...] | None:
     _, height, width, _ = shape
     return None if pitch is None else (height * width * pitch, width * pitch, pitch, 1)
@@ -114,7 +127,7 @@ class Executor:
         form = step.plan.form
         layouts = operand_layouts(form)
         views = {
-            name: self._view(place, layout)
+            name: self._view(place, stored_layout(layout))
             for (name, layout), place in zip(layouts, step.operands, strict=True)
         }
         outputs = [n for n, layout in layouts if layout.role is Role.OUTPUT]
@@ -127,8 +140,18 @@ class Executor:
             in_place = isinstance(form, LoopForm) and form.in_place and same
             if not (in_place and views[name].shape == views[output].shape):
                 assert not np.shares_memory(views[name], views[output]), f"{step.node!r} writes over {name}"
-        arrays = {name: views[name].copy() for name, layout in layouts if layout.role is not Role.OUTPUT}
-        views[output][...] = _evaluate(form, arrays).reshape(views[output].shape)
+        arrays = {
+            name: unpack_bits(views[name].view(np.uint8), layout.shape[-1])
+            if is_packed(layout)
+            else views[name].copy()
+            for name, layout in layouts
+            if layout.role is not Role.OUTPUT
+        }
+        result = _evaluate(form, arrays)
+        layout = dict(layouts)[output]
+        if is_packed(layout):
+            result = pack_bits(result.reshape(layout.shape)).view(np.int8)
+        views[output][...] = result.reshape(views[output].shape)
 
     def _view(self, place: Place | ConstantPlace | ScratchPlace, layout: Layout) -> Array:
         match place:

@@ -15,8 +15,9 @@ from hypothesis.strategies import DrawFn
 from compiler.ir.graph import Graph, Value
 from compiler.ir.types import Shape, quantized
 from compiler.numerics.element import Array, ElementType
-from compiler.ops.edge import Dequantize, Quantize
+from compiler.ops.edge import Dequantize, Quantize, Requantize
 from compiler.ops.shape import Reshape, Transpose
+from compiler.quantize.quantize_graph import widened
 from tests.growing import Growing
 from tests.growths import GROWTHS
 from tests.op_cases import OpCase, all_cases, code_types
@@ -92,7 +93,9 @@ def _outputs(g: Growing) -> list[Value]:
 
 
 def _own_value(g: Growing, value: Value) -> Value:
-    """Outputs are computed: an input is reshaped, as the importer does it."""
+    """Outputs are computed: an input is reshaped, as the importer does it. No port has packed codes."""
+    if value.type.element is ElementType.B1:
+        return g.must(Requantize(widened(value.type).codes), value)
     return g.must(Reshape(value.type.shape), value) if value.producer is None else value
 
 

@@ -73,6 +73,10 @@ def assert_rounded(op: Op, types: Types, arrays: Sequence[Array], results: Seque
         if not type_.is_quantized:
             np.testing.assert_allclose(dequantized(codes, type_), wanted, rtol=1e-5, atol=1e-5)
             continue
+        if type_.element is ElementType.B1:
+            decided = np.abs(wanted) > 1e-9 * max(1.0, float(np.abs(wanted).max(initial=0.0)))
+            np.testing.assert_array_equal(codes[decided], np.where(wanted < 0, -1, 1)[decided])
+            continue
         step = type_.codes.quantization.scale_array(type_.rank)
         low, high = (dequantized(np.array(e), type_) for e in (type_.element.low, type_.element.high))
         error = np.abs(dequantized(codes, type_) - np.clip(wanted, low, high)) / step

@@ -149,7 +149,7 @@ def test_a_cpu_without_the_features_is_told_so(tmp_path: Path) -> None:
     # Never both on one machine.
     built = build(tmp_path, features=(CpuFeature.AVX2, CpuFeature.ASIMDDP))
     with pytest.raises(
-        LoadError, match=r"tiny needs the CPU feature (avx2|asimddp), which this CPU does not have"
+        LoadError, match=r"plain needs the CPU feature (avx2|asimddp), which this CPU does not have"
     ):
         load(built.files.manifest)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bitloom.loading import RunError, load
-from targets.library.description import Arena, DType, Input, LibraryDescription, Output, Port, Step
+from targets.library.description import Arena, DType, Input, LibraryDescription, Output, Port, Step, Variant
 from targets.library.emit import RUNTIME_INCLUDE, emit_library, library_sources
 from targets.library.toolchain import Toolchain
 from tests.library_kernels import (
@@ -20,6 +20,7 @@ from tests.library_kernels import (
     description,
     kernel_object,
     output_of,
+    with_variant,
 )
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "c" / "main.c"
@@ -55,7 +56,7 @@ def chain(name: str) -> LibraryDescription:
         kernel, tiles = ("mix_all", 1) if i % 3 == 2 else ("mix", CHAIN_WIDTH)
         steps.append(Step(f"{name}_{kernel}", operands, tiles, f"mix {i}", "mix"))
     x, y = (Port(port, DType.INT32, (CHAIN_WIDTH,)) for port in ("x", "y"))
-    return LibraryDescription(name, tuple(steps), b"", 512, (x,), (y,))
+    return LibraryDescription(name, b"", (Variant("plain", tuple(steps), 512, (x,), (y,)),))
 
 
 def chain_result(x: np.ndarray) -> np.ndarray:
@@ -166,8 +167,10 @@ def single_output() -> LibraryDescription:
     full = description()
     y = full.outputs[0]
     assert y.edge is not None
-    steps = (*full.steps[:2], full.steps[3])
-    return replace(full, steps=steps, outputs=(replace(y, edge=replace(y.edge, step=2)),))
+    steps = full.variants[0].steps
+    return with_variant(
+        full, steps=(*steps[:2], steps[3]), outputs=(replace(y, edge=replace(y.edge, step=2)),)
+    )
 
 
 def test_the_example_prints_the_largest_output(tmp_path: Path) -> None:
@@ -218,7 +221,7 @@ static void use(tiny_ctx *ctx)
     void *out[] = {y, &total};
     int bad = 0;
     for (int i = 0; i < 10; i++) bad |= tiny_run(ctx, in, out);
-    for (int i = 0; i < tiny_step_count(); i++) bad |= tiny_run_step(ctx, i, in, out);
+    for (int i = 0; i < tiny_step_count(ctx); i++) bad |= tiny_run_step(ctx, i, in, out);
     const void *off[] = {(char *)x + 1};
     printf("%d %d ", bad, tiny_run(ctx, off, out));
     printf("%d %d ", tiny_run_step(ctx, -1, in, out), tiny_run_step(ctx, 99, in, out));
@@ -323,7 +326,7 @@ def test_a_failing_kernel_fails_the_run(tmp_path: Path) -> None:
     toolchain.compile(tmp_path / "kernels.c", tmp_path / "kernels.o")
     x, y = (Port(port, DType.INT32, (4,)) for port in ("x", "y"))
     step = Step("bad_k", (Input(0), Output(0)), 8, "k", "k")
-    described = LibraryDescription("bad", (step,), b"", 0, (x,), (y,))
+    described = LibraryDescription("bad", b"", (Variant("plain", (step,), 0, (x,), (y,)),))
     files = emit_library(described, [tmp_path / "kernels.o"], tmp_path / "out", toolchain)
     with load(files.manifest, 4) as model, pytest.raises(RunError, match="bad: a kernel failed"):
         model(np.zeros(4, np.int32))

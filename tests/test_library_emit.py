@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from targets.library.description import Arena
+from targets.library.description import Arena, Constant, CpuFeature, LibraryDescription
 from targets.library.emit import emit_library
 from targets.library.header import exported_functions
 from targets.library.toolchain import LibraryError, Toolchain
-from tests.library_kernels import build, description, kernel_object, output_of
+from tests.library_kernels import build, description, kernel_object, output_of, with_variant
 
 HOST = Toolchain.host()
 
@@ -61,9 +61,9 @@ def test_the_manifest_carries_the_callers_records(tmp_path: Path) -> None:
     files = emit_library(described, kernels, tmp_path / "out", HOST, {"tuning": [1, 2]})
     record = json.loads(files.manifest.read_text())
     assert record["tuning"] == [1, 2]
-    assert [step["layer"] for step in record["steps"]] == ["x", "/a/*Add*/", "/ReduceSum", "y"]
-    with pytest.raises(ValueError, match="keys of its own named steps"):
-        emit_library(described, kernels, tmp_path / "out", HOST, {"steps": []})
+    assert [step["layer"] for step in record["variants"][0]["steps"]] == ["x", "/a/*Add*/", "/ReduceSum", "y"]
+    with pytest.raises(ValueError, match="keys of its own named variants"):
+        emit_library(described, kernels, tmp_path / "out", HOST, {"variants": []})
 
 
 def test_an_existing_folder_keeps_its_other_files(tmp_path: Path) -> None:
@@ -184,18 +184,35 @@ def test_other_constants_under_the_same_name_are_not_those_of_an_earlier_library
 
 def test_contradictory_descriptions_are_refused() -> None:
     good = description()
-    port, step = good.inputs[0], good.steps[1]
+    (variant,) = good.variants
+    port, step = variant.inputs[0], variant.steps[1]
     assert port.edge is not None
+
+    def with_step(**changes: object) -> LibraryDescription:
+        changed = replace(step, **changes)
+        return with_variant(good, steps=(variant.steps[0], changed, *variant.steps[2:]))
+
     with pytest.raises(ValueError, match=r'port "x": its edge is step 1, but steps \[0\] use the port'):
-        replace(good, inputs=(replace(port, edge=replace(port.edge, step=1)),))
+        with_variant(good, inputs=(replace(port, edge=replace(port.edge, step=1)),))
     with pytest.raises(ValueError, match='kernel "o ther" of step "add" is no C identifier'):
-        replace(good, steps=(good.steps[0], replace(step, kernel="o ther"), *good.steps[2:]))
-    with pytest.raises(ValueError, match=r'step "add" uses Arena\(offset=9999\), which lies outside'):
-        replace(good, steps=(good.steps[0], replace(step, operands=(Arena(9999),)), *good.steps[2:]))
+        with_step(kernel="o ther")
+    for operand in (Arena(9999), Constant(9999)):
+        with pytest.raises(
+            ValueError, match=rf'step "add" uses {re.escape(str(operand))}, which lies outside'
+        ):
+            with_step(operands=(operand,))
     with pytest.raises(ValueError, match=r'the result of step "add" takes 240 bytes where .* has 239'):
-        replace(good, arena_bytes=good.arena_bytes - 1)
+        with_variant(good, arena_bytes=variant.arena_bytes - 1)
     with pytest.raises(ValueError, match="more than one step is named add"):
-        replace(good, steps=(*good.steps, step))
+        with_variant(good, steps=(*variant.steps, step))
+    with pytest.raises(ValueError, match="more than one variant is named plain"):
+        replace(good, variants=(variant, variant))
+    with pytest.raises(ValueError, match="variants that need more of a CPU come first"):
+        more = replace(variant, name="more", cpu_features=(CpuFeature.ASIMD,))
+        replace(good, variants=(variant, more))
+    with pytest.raises(ValueError, match='variants "other" and "plain" differ in a port'):
+        moved = replace(port, edge=replace(port.edge, zero_point=1))
+        replace(good, variants=(variant, replace(variant, name="other", inputs=(moved,))))
 
 
 def test_a_compiler_without_errors_to_show_still_gives_its_last_words() -> None:

@@ -9,7 +9,7 @@ from bitloom.options import ACTIVATIONS, WEIGHTS
 from bitloom.verification import read_graph
 from compiler.driver import QuantizeOptions, import_float, quantize_imported
 from compiler.ir.graph import Graph
-from compiler.lowering.program import Program, lower_program
+from compiler.lowering.program import Program, lower_variants
 from compiler.numerics.element import ElementType
 from compiler.ops.convolution import Conv2D
 from compiler.ops.dense import Dense
@@ -39,7 +39,8 @@ def lowered(weights: WeightWidths, activations: ElementType = ElementType.I8) ->
     samples = read_calibration(LETTERS / "calibration.npz", imported.graph)[:4]
     options = QuantizeOptions(weights=weights, activations=activations)
     graph = quantize_imported(imported, samples, options).graph
-    return lower_program(graph, target_named("host").plan_kernel)
+    (program,) = lower_variants(graph, target_named("host").planners).values()
+    return program
 
 
 SLOW = pytest.mark.slow  # every pair builds some twenty kernels of its own

@@ -21,6 +21,7 @@ from schedules.arm_machines import (
     select_arm,
 )
 from schedules.machines import (
+    AMX,
     AVX2,
     AVX2_ZEN3,
     AVX512_VNNI,
@@ -48,13 +49,14 @@ def test_names_are_distinct_and_found() -> None:
 
 
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(ValueError, match=r"unknown machine .avx3.; known: avx512vnni, .*arm_v8_2$"):
+    with pytest.raises(ValueError, match=r"unknown machine .avx3.; known: amx, .*arm_v8_2, cortex_a7$"):
         machine_named("avx3")
 
 
 @pytest.mark.parametrize(
     ("of", "vendor", "want"),
     [
+        (AMX, INTEL, AMX),
         (AVX512_VNNI, AMD, AVX512_VNNI),
         (AVX512_VNNI, INTEL, AVX512_VNNI_ICELAKE),
         (AVX512_VNNI_CASCADELAKE, INTEL, AVX512_VNNI_CASCADELAKE),

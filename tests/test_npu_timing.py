@@ -237,6 +237,28 @@ def test_two_transfers_share_a_port() -> None:
     assert timing.spans[0].bus[4] == 255
 
 
+def test_cores_share_the_ports_and_nothing_else() -> None:
+    """Two cores that compute do so side by side; two that load one port's worth take twice as long."""
+    config = load_config("npu-512")
+    fill = Fill(
+        engine=Engine.LOAD, memory=Memory.ACTIVATION, local=0, row_bytes=4096, rows=1, planes=1, pattern=0
+    )
+    load = Load(
+        engine=Engine.LOAD, external=0, memory=Memory.ACTIVATION, local=0, row_bytes=8192, rows=1, planes=1
+    )
+
+    def both(last: Instruction) -> tuple[int, int]:
+        bodies = [*DENSE, last], [*DENSE, last]
+        return time_program(Program.of(bodies[0]), config).cycles, time_program(
+            Program.of(*bodies), config
+        ).cycles
+
+    assert both(fill)[0] == both(fill)[1]
+    port, latency = 2 * 8192 / 16, config.sram.read_latency_cycles
+    alone, together = both(load)
+    assert alone < port < together - latency <= port + 10
+
+
 def test_a_full_queue_holds_the_dispatcher() -> None:
     """One runs, two wait; the fourth is dispatched when the second starts, VEC's behind it."""
     narrow = replace(CONFIG, queue_depth=2)
@@ -321,6 +343,18 @@ def test_statistics_add_up_over_parts() -> None:
         assert sum(p.energy_pj[name] for p in parts) == pytest.approx(whole.energy_pj[name])
     for engine in Engine:
         assert sum(p.engines[0][engine.name].busy for p in parts) == whole.engines[0][engine.name].busy
+
+
+def test_statistics_tell_how_much_of_each_memory_is_touched() -> None:
+    """Two fills that overlap by half, and one far away."""
+    fill = Fill(
+        engine=Engine.LOAD, memory=Memory.ACTIVATION, local=0, row_bytes=64, rows=1, planes=1, pattern=0
+    )
+    program = Program.of([*DENSE, fill, replace(fill, local=32), replace(fill, local=1000)])
+    touched = statistics(time_program(program, CONFIG), CONFIG).touched
+    assert touched == {
+        "ACTIVATION": 96 + 64, "WEIGHT": 0, "PARAMETER": 0, "TABLE": 0, "ACCUMULATOR": 0
+    }  # fmt: skip
 
 
 def test_a_trace_holds_every_instruction_and_all_bytes() -> None:

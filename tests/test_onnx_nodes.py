@@ -33,6 +33,8 @@ LIKE_ONNXRUNTIME = {
     # onnx divides by the length before rounding, onnxruntime by the length that the output has.
     "test_resize_downsample_scales_linear_align_corners",
 }
+# One bit has no code for 0, which onnx's sign gives of 0: it counts as positive.
+OF_ONE_BIT = {"test_sign"}
 # Why importers may refuse a test. Each reason occurs; a refusal for any other reason is a loss.
 REFUSALS = (
     r"\(AveragePool\): .* has 5 axes; one or two spatial axes are supported",
@@ -125,7 +127,7 @@ def test_nodes_compute_what_onnx_expects() -> None:
         except BitloomError as error:
             refused[case.name] = error.message
             continue
-        if found is not None and case.name not in LIKE_ONNXRUNTIME:
+        if found is not None and case.name not in LIKE_ONNXRUNTIME | OF_ONE_BIT:
             wrong[case.name] = found
     reasons = {name: _reason(message) for name, message in refused.items()}
     print(f"{len(cases)} tests, {len(refused)} refused:", *Counter(reasons.values()).items(), sep="\n  ")

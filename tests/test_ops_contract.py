@@ -116,7 +116,7 @@ def test_the_float_reference_keeps_its_precision(mnemonic: str, data: st.DataObj
 @for_each_operator
 def test_the_form_reads_and_writes_slices_of_wider_buffers(mnemonic: str, data: st.DataObject) -> None:
     case = draw(data, mnemonic)
-    if case.op.is_view or case.is_float:
+    if case.op.is_view or case.is_float or any(is_bits(t) for t in (*case.types, *case.results)):
         return
     inputs, outputs = operands(case, padding=3)
     form = case.op.lower(inputs, outputs).form
@@ -181,7 +181,7 @@ def with_other_numbers(op: Op) -> Op:
     changed: dict[str, Any] = {}
     to = getattr(op, "to", None)
     if isinstance(to, QuantizedType) and op.fixed_output(to.element) is None:
-        changed["to"] = QuantizedType(to.element, other_numbers(to.quantization))
+        changed["to"] = QuantizedType(to.element, other_numbers(to.quantization, to.element))
     if hasattr(op, "clamp"):
         changed["clamp"] = (-0.5, 0.75)
     return with_fields(op, changed)
@@ -194,11 +194,16 @@ def with_fields(op: Op, changed: Mapping[str, Any]) -> Op:
 
 def renumbered(type_: TensorType) -> TensorType:
     q = type_.quantization
-    return type_ if q is None else replace(type_, quantization=other_numbers(q))
+    return type_ if q is None else replace(type_, quantization=other_numbers(q, type_.element))
 
 
-def other_numbers(q: Quantization) -> Quantization:
-    return replace(q, scales=tuple(s * 1.5 for s in q.scales), zero_point=q.zero_point // 2 + 1)
+def other_numbers(q: Quantization, element: ElementType) -> Quantization:
+    zero_point = 0 if element is ElementType.B1 else q.zero_point // 2 + 1
+    return replace(q, scales=tuple(s * 1.5 for s in q.scales), zero_point=zero_point)
+
+
+def is_bits(type_: TensorType) -> bool:
+    return type_.element is ElementType.B1
 
 
 def operands(case: OpCase, padding: int | None = None) -> tuple[list[Operand], list[Operand]]:

@@ -23,7 +23,7 @@ from compiler.ir.parser import parse_graph
 from compiler.ir.printer import graph_text
 from compiler.ir.verifier import verify as verify_graph
 from compiler.lowering.cache import Cache
-from compiler.lowering.program import lower_program
+from compiler.lowering.program import lower_variants
 from compiler.numerics.element import Array, ElementType
 from compiler.ops import OPS
 from targets import target_named
@@ -52,8 +52,8 @@ def check_compiled(graph: Graph, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         text = gzip.compress(graph_text(graph).encode())
-        program = lower_program(graph, host.plan_kernel)
-        host.emit(program, "net", out, {f"net{IR_SUFFIX}": text}, {}, Cache(None), no_progress)
+        programs = lower_variants(graph, host.planners)
+        host.emit(programs, "net", out, {f"net{IR_SUFFIX}": text}, {}, Cache(None), no_progress)
         for threads in (1, 2):
             verdict = verify(out, samples, threads=threads)
             assert verdict, f"{verdict.difference}\n{graph_text(graph, 16)}"

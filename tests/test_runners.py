@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from bitloom.loading import LoadError, RunError, load
-from targets.library.description import CpuFeature, DType, Input, LibraryDescription, Output, Port, Step
+from targets.library.description import (
+    CpuFeature,
+    DType,
+    Input,
+    LibraryDescription,
+    Output,
+    Port,
+    Step,
+    Variant,
+)
 from targets.library.emit import emit_library
 from targets.library.toolchain import LibraryError, Toolchain
 from targets.runners import RunnerError
@@ -58,9 +67,9 @@ def test_a_board_keeps_time_and_is_left_as_it_was(tiny: Built, board: Loopback) 
 
 def test_a_missing_cpu_feature_is_told(tmp_path: Path, board: Loopback) -> None:
     alien = CpuFeature.AVX512_BF16 if "aarch64" in Toolchain.host().triple else CpuFeature.ASIMDDP
-    refused = rf"tiny on ssh:.*: tiny needs the CPU feature {alien.value}, which this CPU does not have"
+    refused = rf"tiny holds plain; plain needs the CPU feature {alien.value}, which this CPU does not have"
     with load(_folder(build(tmp_path, "tiny", (alien,))), 1, board.runner) as model:  # noqa: SIM117
-        with pytest.raises(LoadError, match=refused):
+        with pytest.raises(LoadError, match=f"tiny on ssh:.*: {refused}"):
             model(np.zeros(SHAPE, np.float32))
 
 
@@ -76,7 +85,10 @@ def test_a_signal_is_told_by_its_name(tmp_path: Path, board: Loopback) -> None:
     ports = (Port("x", DType.INT8, (1,)),)
     step = Step("ill", (Input(0), Output(0)), 1, "ill", "ill")
     emit_library(
-        LibraryDescription("sick", (step,), b"", 64, ports, ports), [tmp_path / "ill.o"], tmp_path, toolchain
+        LibraryDescription("sick", b"", (Variant("plain", (step,), 64, ports, ports),)),
+        [tmp_path / "ill.o"],
+        tmp_path,
+        toolchain,
     )
     with (
         load(tmp_path, 1, board.runner) as model,

@@ -40,6 +40,14 @@ def compile_command(
         str | None,
         typer.Option(metavar="NAME", help="An NPU instead: a preset, or a TOML file as in sim/configs."),
     ] = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="More targets of the same kind, as cortex-a76,neoverse-n2: the library carries kernels for "
+            "all of them and runs the best that the CPU has.",
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the library and prefix of its functions.")
     ] = None,
@@ -83,7 +91,8 @@ def compile_command(
     observer_options = numbers("--observer-option", observer_option or [], "percentile=99.9")
     layers = pairs("--layer-weights", layer_weights or [], "conv1=int4")
     target = _with_npu(target, npu)
-    _refuse_early(model, target, calibration, output)
+    companions = variants.split(",") if variants else []
+    _refuse_early(model, target, companions, calibration, output)
     assert calibration is not None
     from bitloom.compiling import compile
 
@@ -92,6 +101,7 @@ def compile_command(
             model,
             calibration=calibration,
             target=target,
+            variants=companions,
             output=output,
             name=name,
             shapes=extents,
@@ -117,14 +127,16 @@ def _with_npu(target: str, npu: str | None) -> str:
     return f"npu/{npu}"
 
 
-def _refuse_early(model: Path, target: str, calibration: Path | None, output: Path) -> None:
+def _refuse_early(
+    model: Path, target: str, variants: list[str], calibration: Path | None, output: Path
+) -> None:
     """The checks that need no heavy import. `compile` makes them too, but later."""
     from bitloom.refusals import check_output
     from compiler.frontend.wire import read_checked
     from compiler.ir.diagnostics import BitloomError
     from targets import target_named
 
-    target_named(target)
+    target_named(target, variants)
     read_checked(model)
     if calibration is None:
         raise BitloomError("calibration data is needed, to find the range of every tensor", _NO_CALIBRATION)

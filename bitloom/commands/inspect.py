@@ -116,6 +116,8 @@ def _print_manifest(manifest: dict[str, Any]) -> None:
 
     summary = manifest["summary"]
     print(f"{manifest['name']} for {manifest['target']}, digest {manifest['digest'][:16]}")
+    for variant in manifest["variants"]:
+        print(f"variant {variant['name']}: needs {', '.join(variant['cpu_features']) or 'any CPU'}")
     for kind in ("input", "output"):
         for port in manifest[f"{kind}s"]:
             codes = (

@@ -37,6 +37,10 @@ def run_command(
         str,
         typer.Option(metavar="WHERE", help="local, qemu:CPU (an emulated Arm core) or ssh:USER@HOST[:PORT]."),
     ] = "local",
+    variant: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="One of the library's variants; the CPU's best if left out."),
+    ] = None,
     time: Annotated[bool, typer.Option("--time", help="Measure the latency inside the library.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -48,7 +52,7 @@ def run_command(
     from bitloom.commands.samples import read_samples
     from bitloom.loading import load
 
-    with load(library, threads, runner) as model:
+    with load(library, threads, runner, variant) as model:
         samples = read_samples(input_, _expected(model))
         results = [model.run(None, sample) for sample in samples]
         latency = _latency(model, samples[0]) if time else None
@@ -132,6 +136,7 @@ def _print_json(
     record: dict[str, Any] = {
         key: model.manifest.get(key) for key in ("name", "target", "digest", "versions")
     }
+    record["variant"] = model.variant
     record["threads"] = threads
     record["outputs"] = {name: [a.tolist() for a in arrays] for name, arrays in outputs.items()}
     if latency is not None:

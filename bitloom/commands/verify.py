@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,10 @@ def verify_command(
         str,
         typer.Option(metavar="WHERE", help="local, qemu:CPU (an emulated Arm core) or ssh:USER@HOST[:PORT]."),
     ] = "local",
+    variant: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="One of the library's variants; the CPU's best if left out."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Compare a library with the interpreter, bit for bit.
@@ -40,9 +44,11 @@ def verify_command(
     Every layer is compared, on every sample. Ends with exit code 1, and names
     the first layer that differs, where they are not equal.
     """
-    from bitloom.library_files import compiled_manifest
+    from bitloom.library_files import compiled_manifest, variant_records
 
-    compiled_manifest(library)  # refuses a folder without one before the rest is imported
+    # Refuses a folder without anything compiled before the rest is imported.
+    manifest = compiled_manifest(library)
+    variant_records(manifest, variant)
     from bitloom.verification import read_graph, verdict_lines, verify
 
     graph = read_graph(library)
@@ -55,11 +61,13 @@ def verify_command(
         threads=threads,
         seed=seed,
         runner=runner,
+        variant=variant,
     )
     if json:
-        _print_json(library, result, seed if inputs is None else None)
+        _print_json(manifest, result, seed if inputs is None else None)
     else:
-        print("\n".join(verdict_lines(result, [v.name for v in graph.outputs])))
+        names = [v.name for v in graph.outputs]
+        print("\n".join(verdict_lines(result, names, list(variant_records(manifest, None)))))
     if not result.is_exact:
         raise typer.Exit(DIFFERENT)
 
@@ -71,16 +79,15 @@ def _read(path: Path, graph: Graph) -> list[dict[str, Array]]:
     return read_samples(path, expected)
 
 
-def _print_json(library: Path, result: Verification, seed: int | None) -> None:
+def _print_json(manifest: dict[str, Any], result: Verification, seed: int | None) -> None:
     import dataclasses
 
     from bitloom.commands.text import print_json
-    from bitloom.library_files import compiled_manifest
 
-    manifest = compiled_manifest(library)
     print_json(
         {
             **{key: manifest[key] for key in ("name", "target", "digest", "versions")},
+            "variant": result.variant,
             "exact": result.is_exact,
             "samples": result.samples,
             "layers": result.layers,

@@ -49,12 +49,14 @@ class Lowered:
 @dataclass(frozen=True, slots=True)
 class Quantized:
     """How a float node becomes an integer node: the new operator, and constants to put in place of the
-    float constants at the given input positions (also appending one, as a bias)."""
+    float constants at the given input positions (also appending one, as a bias). note: for the report, where
+    the codes mean something else than the model says."""
 
     op: Op
     constants: Mapping[int, tuple[TensorType, Array]] = field(
         default_factory=dict[int, tuple[TensorType, Array]]
     )
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,11 @@ class Op(ABC):
     # Output may take the memory of the first input, where their layouts are equal (element-wise).
     may_run_in_place: ClassVar[bool] = False
 
+    # Whether an input may be an activation of b1, and the result: their bits are packed, which most operators
+    # cannot walk. What else such a type must fulfil, `infer` says.
+    reads_bits: ClassVar[bool] = False
+    writes_bits: ClassVar[bool] = False
+
     @abstractmethod
     def infer(self, inputs: Types) -> tuple[TensorType, ...]:
         """Types of the outputs. Errors: TypeMismatchError that names both sides of the contradiction."""
@@ -114,6 +121,16 @@ class Op(ABC):
         if self.keeps_quantization:
             return Quantized(self)
         return Refusal(f"{self.mnemonic} has no integer form")
+
+    def gives_bits(self) -> bool:
+        """Whether the operator can requantize its sums to b1 itself."""
+        return self.writes_bits and not self.keeps_quantization
+
+    def takes_bits(self, inputs: Sequence[QuantizedOperand], weights: ElementType) -> bool:
+        """Whether the integer operator can read its first input, of b1, as it is, given what `quantize` gets;
+        otherwise the input is widened to i8 for it."""
+        del inputs, weights
+        return False
 
     def fixed_output(self, element: ElementType) -> QuantizedType | None:
         """The quantization that the output always has (sigmoid: [0, 1)), or None to calibrate it."""

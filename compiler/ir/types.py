@@ -28,6 +28,8 @@ class TensorType:
         if self.element is ElementType.F32 and self.quantization is not None:
             raise ValueError("f32 carries no quantization")
         q = self.quantization
+        if self.element is ElementType.B1 and q is not None and q.zero_point:
+            raise ValueError("b1 codes are -1 and +1 and have no zero point")
         if (
             q is not None
             and q.axis is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compiler.ir.diagnostics import TypeMismatchError
 from compiler.ir.graph import Graph, Node, Value
+from compiler.numerics.element import ElementType
 
 
 class VerificationError(Exception):
@@ -37,6 +38,8 @@ def _verify_node(node: Node, defined: set[int]) -> None:
         types = node.op.infer([v.type for v in node.inputs])
     except TypeMismatchError as error:
         raise VerificationError(f"{node!r}: {error}") from error
+    if reason := _unreadable_bits(node):
+        raise VerificationError(f"{node!r}: {reason}")
     if list(types) != [v.type for v in node.outputs]:
         raise VerificationError(f"{node!r}: inference says {[str(t) for t in types]}")
     for value in node.outputs:
@@ -45,6 +48,19 @@ def _verify_node(node: Node, defined: set[int]) -> None:
     reason = node.op.overflow([v.type for v in node.inputs], [v.constant for v in node.inputs])
     if reason is not None:
         raise node.error(reason, "give the layer wider weights or narrower activations")
+
+
+def _unreadable_bits(node: Node) -> str | None:
+    """Why packed bits cannot be what the node reads or writes."""
+    computed = [v for v in (*node.inputs, *node.outputs) if v.constant is None]
+    bits = [v for v in computed if v.type.element is ElementType.B1]
+    if any(v.type.rank == 0 for v in bits):
+        return "b1 codes are packed along the last axis, and there is none"
+    if not node.op.reads_bits and any(v in node.inputs for v in bits):
+        return f"{node.op.mnemonic} reads no b1 codes: requantize them to i8"
+    if not node.op.writes_bits and any(v in node.outputs for v in bits):
+        return f"{node.op.mnemonic} gives no b1 codes: requantize its result to b1"
+    return None
 
 
 def _verify_uses(graph: Graph) -> None:

@@ -103,11 +103,12 @@ class Convolution:
     accumulator[n,oh,ow,o] = bias[o] + sum over kh, kw, c of
         (input[n, oh*stride + kh*dilation - pad, …, group(o)*C/groups + c] - zp_in) * weight[o,kh,kw,c]
     with the difference 0 outside the image; output = accumulator (output element I32), or
-    clamp(zp_out + rescale(accumulator, multiplier[o], shift[o]), low, high).
+    clamp(zp_out + rescale(accumulator, multiplier[o], shift[o]), low, high); for the output element B1,
+    clamp(+1 where accumulator >= 0, else -1, low, high).
 
     Operands in order: input [batch, in_height, in_width, in_channels]; weight int8 codes
     [out_channels, kernel_height, kernel_width, in_channels / groups] (unpacked, logical); bias I32
-    [out_channels]; multiplier I32, shift I32 [out_channels] (absent for I32 output); parameters I32 [4]
+    [out_channels]; multiplier I32, shift I32 [out_channels] (absent for I32 and B1); parameters I32 [4]
     = (zp_in, zp_out, low, high); output [batch, out_height, out_width, out_channels].
     input_pitch, output_pitch: elements between neighbouring pixels; more than the channels where the
     tensor is a channel slice of a wider one (a concatenation without copies).
@@ -143,7 +144,8 @@ class Convolution:
 
     @property
     def requantizes(self) -> bool:
-        return self.output is not ElementType.I32
+        """Whether the accumulators are multiplied by factors."""
+        return self.output not in (ElementType.I32, ElementType.B1)
 
     @property
     def taps(self) -> int:

@@ -14,6 +14,7 @@ from math import prod
 from compiler.loops.expression import Axis, Constant, Expression, Load
 from compiler.loops.form import Buffer, LoopForm, Reduction, Role, Stage
 from compiler.loops.rewrite import Linear, children, loads, map_children, substitute
+from compiler.numerics.element import ElementType
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class Nest:
     over: tuple[Axis, ...] = ()
     reduction: Reduction = Reduction.SUM
     initial: Expression | None = None
+
+    @property
+    def packed(self) -> bool:
+        """Whether the stage writes packed bits."""
+        return self.value.element is ElementType.B1
 
     @property
     def addresses(self) -> tuple[Linear, ...]:
@@ -54,10 +60,13 @@ class Part:
 
 
 def strides_of(buffer: Buffer) -> tuple[int, ...]:
-    """Strides in elements, C order where the buffer names none."""
+    """Strides in elements, C order where the buffer names none; rows of packed bits take whole bytes."""
     if buffer.strides is not None:
         return buffer.strides
-    return tuple(prod(buffer.shape[d + 1 :]) for d in range(len(buffer.shape)))
+    shape = buffer.shape
+    if buffer.element is ElementType.B1 and shape:
+        shape = (*shape[:-1], -(-shape[-1] // 8) * 8)
+    return tuple(prod(shape[d + 1 :]) for d in range(len(shape)))
 
 
 def span_of(buffer: Buffer) -> int:

@@ -13,6 +13,7 @@ from tvm.tirx.stmt import AllocBuffer, Bind, BufferStore, DeclBuffer, For, ForKi
 from compiler.loops.expression import Axis, BinaryOp
 from compiler.loops.form import LoopForm, Reduction, Role
 from compiler.loops.nest import Nest, span_of
+from compiler.lowering.loop_bits import packed_rest
 from compiler.lowering.loop_transpose import Place, transposed_block
 from compiler.lowering.loop_value import Lanes, Memory, combine, dtype_of, spread
 from compiler.lowering.machine import CpuMachine
@@ -37,8 +38,11 @@ def prim_func(
     memory: dict[str, Memory] = {}
     for b in form.operands:
         biased = _is_biased(b.element, b.role, machine)
-        dtype = "uint8" if biased else dtype_of(b.element)
-        memory[b.name] = Memory(tirx.decl_buffer((span_of(b),), dtype, b.name), b.element, biased)
+        packed = b.element is ElementType.B1
+        dtype = "uint8" if biased or packed else dtype_of(b.element)
+        count = -(-span_of(b) // 8) if packed else span_of(b)
+        buffer = tirx.decl_buffer((count,), dtype, b.name)
+        memory[b.name] = Memory(buffer, b.element, biased, packed=packed)
     parameters = [m.buffer for m in memory.values()]
     workspace = tirx.decl_buffer((1 << 30,), "uint8", "scratch")
     private = _Private({b.name: b.element for b in form.buffers}, scratch, workspace)
@@ -139,10 +143,22 @@ class _Part:
         inner = self.tiled.inner
         assert inner is not None
         result: list[Stmt] = []
+        packed = any(nest.packed for nest in self.tiled.part.nests)
         for piece in pieces(inner.extent, lanes):
+            if packed and piece < 8:
+                return [*result, self._packed_tail(here, start)]
             result.append(self._together(here, _int(start), piece))
             start += piece
         return result
+
+    def _packed_tail(self, here: Lanes, start: int) -> Stmt:
+        """The codes of a row that do not fill a byte."""
+        inner, [nest] = self.tiled.inner, self.tiled.part.nests
+        assert inner is not None
+        places = [replace(here, axes={**here.axes, inner.name: _int(i)}) for i in range(start, inner.extent)]
+        codes = [place.value(nest.value) for place in places]
+        memory = self.memory[nest.output]
+        return packed_rest(memory.buffer, places[0].index(nest.output, nest.address), codes)
 
     def _together(self, here: Lanes, first: Value, lanes: int) -> Stmt:
         """All nests for `lanes` indices of the inner axis."""

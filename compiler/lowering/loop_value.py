@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
@@ -21,6 +21,7 @@ from compiler.loops.expression import (
     Select,
 )
 from compiler.loops.rewrite import Linear, code_of_lookup, loads
+from compiler.lowering.loop_bits import packed_load, packed_store
 from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import ElementType
 
@@ -28,6 +29,7 @@ Value = Any  # TVM's expression classes carry no types
 
 _PERMUTED_BYTES = 64
 _DTYPES = {
+    ElementType.B1: "int8",
     ElementType.I8: "int8",
     ElementType.I16: "int16",
     ElementType.I32: "int32",
@@ -47,12 +49,14 @@ def dtype_of(element: ElementType) -> str:
 @dataclass(frozen=True, slots=True)
 class Memory:
     """A flat TIR buffer. biased: its I8 codes are stored as uint8 code + 128.
-    lanewise: element e of lane l lies at e * lanes + l."""
+    lanewise: element e of lane l lies at e * lanes + l. packed: its B1 codes are bits, eight to a uint8, and
+    addresses count bits."""
 
     buffer: Any
     element: ElementType
     biased: bool = False
     lanewise: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ class Lanes:
 
     def store(self, name: str, address: Linear, value: Value) -> Value:
         """Statement memory[address] = value, for all lanes."""
+        if self.memory[name].packed:
+            return packed_store(self.memory[name].buffer, self.first_index(name, address), value)
         index = self.index(name, address)
         stored = self.stored_value(name, spread(value, lanes_of(index)))
         return tirx.BufferStore(self.memory[name].buffer, stored, [index])
@@ -121,7 +127,17 @@ class Lanes:
     def _is_vector(self, axis: Expression) -> bool:
         return axis == self.vector and self.lanes > 1
 
+    def first_index(self, name: str, address: Linear) -> Value:
+        """TIR index of an element address of a buffer, of the first lane."""
+        return replace(self, vector=None, lanes=1).index(name, address)
+
     def _load(self, load: Load) -> Value:
+        memory = self.memory[load.buffer]
+        if memory.packed:
+            address = Linear.of(load.indices[0])
+            moves = self.vector is not None and address.step(self.vector) == 1
+            lanes = self.lanes if moves else 1
+            return packed_load(memory.buffer, self.first_index(load.buffer, address), lanes)
         stored = self._stored(load)
         if not self.memory[load.buffer].biased:
             return stored

@@ -96,17 +96,24 @@ class Program:
         return {step.plan.symbol: step.plan for step in self.steps}
 
 
-def lower_program(graph: Graph, plan_kernel: PlanKernel) -> Program:
+def lower_program(graph: Graph, plan_kernel: PlanKernel, constants: ConstantBlob | None = None) -> Program:
     """Places, kernels and the memory plan of a verified quantized graph.
 
+    constants: where those of the program are added; they may be those of programs before.
     Errors: whatever `plan_kernel` raises for a form that the target cannot take.
     """
-    places, constants = place_values(graph), ConstantBlob()
-    steps = [_step(call, places, constants, plan_kernel) for call in kernel_calls(graph, places)]
-    program = Program(graph, steps, places, constants)
+    places, blob = place_values(graph), ConstantBlob() if constants is None else constants
+    steps = [_step(call, places, blob, plan_kernel) for call in kernel_calls(graph, places)]
+    program = Program(graph, steps, places, blob)
     _share_in_place(program)
     _plan_arena(program)
     return program
+
+
+def lower_variants(graph: Graph, planners: Mapping[str, PlanKernel]) -> dict[str, Program]:
+    """One program for each planner, by its name; they share their constants."""
+    constants = ConstantBlob()
+    return {name: lower_program(graph, plan, constants) for name, plan in planners.items()}
 
 
 @dataclass(frozen=True, slots=True)

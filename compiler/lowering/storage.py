@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from compiler.ir.graph import Graph, Node, Value
+from compiler.numerics.element import ElementType
 from compiler.ops.shape import Reshape
 from compiler.ops.slicing import Concat, Slice
 
@@ -75,7 +76,10 @@ class _Placer:
         return self.places
 
     def _own(self, value: Value, input_port: int | None = None, output_port: int | None = None) -> None:
-        size = value.type.count * value.type.element.dtype.itemsize
+        external = input_port is not None or output_port is not None
+        if external and value.type.element is ElementType.B1:
+            raise ValueError(f"{value!r}: a library takes and gives no packed b1 codes; dequantize them")
+        size = value.type.element.stored_bytes(value.type.shape)
         buffer = StorageBuffer(size, input_port, output_port)
         self._put(value, Place(buffer))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import Any
 
@@ -14,7 +15,8 @@ Array = NDArray[Any]
 class ElementType(Enum):
     """Element of a tensor. The value of each member is its spelling in the IR's text.
 
-    `B1` is bipolar: its two values are -1 and +1 (packed as 0 and 1), and it has no zero point.
+    `B1` is bipolar: its two values are -1 and +1 (packed as 0 and 1), and it has no zero point. Nothing but
+    the sign of a number decides between them, and 0 counts as positive.
     `BOOL` and `I64` occur inside loop forms only, never as the type of a tensor in the IR.
     """
 
@@ -69,6 +71,13 @@ class ElementType(Enum):
         if not self.is_integer:
             raise ValueError(f"{self.value} has no integer range")
         return self.bits
+
+    def stored_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of an activation of this shape in memory: an element of `dtype` each. Bits are packed along
+        the last axis, whose rows take whole bytes."""
+        if self is not ElementType.B1 or not shape:
+            return math.prod(shape) * self.dtype.itemsize
+        return math.prod(shape[:-1]) * -(-shape[-1] // 8)
 
     def bytes_for(self, count: int) -> int:
         """Bytes that `count` packed elements take."""

@@ -84,6 +84,15 @@ def requantize(
     return np.clip(rescale(accumulator, multiplier, shift) + zero_point, low, high).astype(np.int32)
 
 
+def bipolar(total: Array, low: int = -1, high: int = 1) -> Array:
+    """clamp(+1 where total >= 0, else -1, low, high) as int32: what requantizing to b1 means.
+
+    total: exact integers of any positive scale, a bias included. No factor is needed, so nothing is rounded:
+    a batch norm and a sign behind a layer are a threshold for each of its channels.
+    """
+    return np.clip(np.where(np.asarray(total) >= 0, 1, -1), low, high).astype(np.int32)
+
+
 @dataclass(frozen=True, slots=True)
 class SumFactors:
     """Factors of floor((a * multiplier_a + b * multiplier_b) / 2**shift + 1/2)."""

@@ -64,6 +64,8 @@ class QuantizedType:
         low, high = self.element.low, self.element.high
         if clamp is None:
             return low, high
+        if self.element is ElementType.B1:  # of the sign of the clamped number
+            return (high if clamp[0] >= 0 else low), (low if clamp[1] < 0 else high)
         bounds = [self._bound(c) for c in clamp]
         return max(low, min(high, bounds[0])), max(low, min(high, bounds[1]))
 
@@ -138,8 +140,10 @@ def reciprocal_scale(scale: float) -> np.float32:
 def quantize_float32(real: Array, to: QuantizedType) -> Array:
     """Codes of float32 `real` at run time, as every target computes them, in float32 throughout:
     clamp(floor(x * reciprocal + 1/2), low - zp, high - zp) + zp; each operation rounds once (no FMA).
-    A NaN gives the highest code (the comparison x < high is false).
+    A NaN gives the highest code (the comparison x < high is false). For b1: -1 where x < 0, else +1.
     """
+    if to.element is ElementType.B1:
+        return np.where(np.asarray(real, np.float32) < 0, -1, 1).astype(np.int8)
     x = np.asarray(real, np.float32) * reciprocal_scale(to.scale) + np.float32(0.5)
     low, high = (np.float32(b - to.zero_point) for b in (to.element.low, to.element.high))
     x = np.floor(x)

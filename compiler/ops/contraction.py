@@ -10,7 +10,7 @@ import numpy as np
 from compiler.ir.op import Op, Quantized, QuantizedOperand, Refusal, expect
 from compiler.ir.types import TensorType, quantized
 from compiler.numerics.element import Array, ElementType
-from compiler.numerics.fixed_point import nearest_factors, requantize
+from compiler.numerics.fixed_point import bipolar, nearest_factors, requantize
 from compiler.numerics.quantization import (
     Quantization,
     QuantizedType,
@@ -42,6 +42,8 @@ def output_type(inputs: Sequence[TensorType], shape: tuple[int, ...], to: Quanti
         expect(weight.element is ElementType.F32, f"input is {x}, weight is {weight}: quantize both or none")
         return TensorType(shape, ElementType.F32)
     expect(weight.is_quantized, f"input is {x}, weight is {weight}: quantize both or none")
+    if x.element is ElementType.B1:
+        expect(weight.element is ElementType.B1, f"input is {x}, weight is {weight}: b1 meets b1 alone")
     expect(len(inputs) == 3, f"an integer contraction of {x} needs a bias (zeros will do)")
     bias = inputs[2]
     expect(bias == bias_type(x, weight), f"bias is {bias}, the accumulators are {bias_type(x, weight)}")
@@ -61,8 +63,10 @@ def output_factors(inputs: Sequence[TensorType], to: QuantizedType) -> tuple[Arr
 
 def requantized(accumulator: Array, inputs: Sequence[TensorType], to: QuantizedType, clamp: Clamp) -> Array:
     """Codes of int64 accumulators [..., channels]."""
-    multiplier, shift = output_factors(inputs, to)
     low, high = to.clamp_codes(clamp)
+    if to.element is ElementType.B1:
+        return bipolar(accumulator, low, high).astype(to.element.dtype)
+    multiplier, shift = output_factors(inputs, to)
     return requantize(accumulator, multiplier, shift, to.zero_point, low, high).astype(to.element.dtype)
 
 
@@ -74,9 +78,11 @@ def form_constants(
     zero_point = inputs[0].codes.zero_point
     if to is None:
         return {**constants, "parameters": np.array([zero_point, 0, 0, 0], np.int32)}
-    multiplier, shift = output_factors(inputs, to)
     low, high = to.clamp_codes(clamp)
     parameters = np.array([zero_point, to.zero_point, low, high], np.int32)
+    if to.element is ElementType.B1:
+        return {**constants, "parameters": parameters}
+    multiplier, shift = output_factors(inputs, to)
     return {**constants, "multiplier": multiplier, "shift": shift, "parameters": parameters}
 
 
@@ -91,10 +97,16 @@ class QuantizedWeights:
 
 
 def quantize_weights(
-    x: TensorType, weight: QuantizedOperand, bias: QuantizedOperand | None, element: ElementType
+    x: TensorType,
+    weight: QuantizedOperand,
+    bias: QuantizedOperand | None,
+    element: ElementType,
+    rounding: float = 0.5,
 ) -> QuantizedWeights:
     """Per-channel symmetric weights and an int32 bias. Where a channel's worst-case accumulator could
     leave int32, its scale is raised just enough: it loses precision, never correctness.
+
+    rounding: added to the bias before its floor is taken.
     """
     assert weight.constant is not None
     real = np.asarray(weight.constant, np.float64)
@@ -108,7 +120,7 @@ def quantize_weights(
         weight_type = TensorType(real.shape, element, quantization)
         codes = quantize_array(real, weight_type.codes)
         b_type = bias_type(x, weight_type)
-        b_codes = np.floor(np.asarray(real_bias, np.float64) / accumulator_scales(x, weight_type) + 0.5)
+        b_codes = np.floor(np.asarray(real_bias, np.float64) / accumulator_scales(x, weight_type) + rounding)
         worst = worst_accumulators(x, codes, b_codes)
         if np.all(worst <= INT32_LIMIT):
             return QuantizedWeights(weight_type, codes, b_type, b_codes.astype(np.int32))
@@ -116,14 +128,31 @@ def quantize_weights(
     raise ValueError("no weight scale keeps the accumulator in int32")
 
 
+def takes_bits(inputs: Sequence[QuantizedOperand], weights: ElementType) -> bool:
+    """For `Op.takes_bits`: whether the weights are or become bipolar."""
+    weight = inputs[1].constant
+    return weight is not None and (weights is ElementType.B1 or _is_bipolar(weight))
+
+
+def _is_bipolar(weight: Array) -> bool:
+    """Whether each output channel knows one magnitude alone, so that b1 codes are exact."""
+    magnitude = np.abs(weight.reshape(weight.shape[0], -1))
+    return bool(np.all(magnitude == magnitude[:, :1]) and np.all(magnitude > 0))
+
+
 def quantize_contraction(
-    op: Op, inputs: Sequence[QuantizedOperand], weights: ElementType
+    op: Op, to: QuantizedType, inputs: Sequence[QuantizedOperand], weights: ElementType
 ) -> Quantized | Refusal:
-    """For `Op.quantize`: the integer operator `op` with weight (input 1) and bias (input 2) as codes."""
+    """For `Op.quantize`: the integer operator `op`, whose result is `to`, with weight (input 1) and bias
+    (input 2) as codes."""
     if inputs[1].constant is None or (len(inputs) == 3 and inputs[2].constant is None):
         return Refusal("weight or bias is computed at run time")
     bias = inputs[2] if len(inputs) == 3 else None
-    q = quantize_weights(inputs[0].type, inputs[1], bias, weights)
+    if inputs[0].type.element is ElementType.B1:
+        weights = ElementType.B1
+    # An integer sum is >= -b exactly where it is >= -floor(b): the sign of the real sum is kept.
+    rounding = 0.0 if to.element is ElementType.B1 else 0.5
+    q = quantize_weights(inputs[0].type, inputs[1], bias, weights, rounding)
     return Quantized(op, {1: (q.weight_type, q.weight), 2: (q.bias_type, q.bias)})
 
 

@@ -31,6 +31,7 @@ from compiler.ops.contraction import (
     overflow_reason,
     quantize_contraction,
     requantized,
+    takes_bits,
 )
 from compiler.ops.importing import OnnxNode, Results, imports
 from compiler.ops.layout import channels_first, channels_last
@@ -47,6 +48,8 @@ class Conv2D(Op):
     """
 
     mnemonic: ClassVar[str] = "conv2d"
+    reads_bits: ClassVar[bool] = True
+    writes_bits: ClassVar[bool] = True
     stride: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
@@ -65,6 +68,8 @@ class Conv2D(Op):
         expect(
             weight.shape[0] % self.groups == 0, f"{weight.shape[0]} output channels in {self.groups} groups"
         )
+        bits = ElementType.B1 in (x.element, self.to and self.to.element)
+        expect(self.groups == 1 or not bits, f"conv2d of {x} to {self.to} in groups: b1 codes have one group")
         height, width = self.window(weight).output(x.shape[1], x.shape[2])
         expect(height > 0 and width > 0, f"the window of {weight} does not fit once into {x}")
         if len(inputs) == 3:
@@ -98,7 +103,13 @@ class Conv2D(Op):
     def quantize(
         self, inputs: Sequence[QuantizedOperand], to: Sequence[QuantizedType], weights: ElementType
     ) -> Quantized | Refusal:
-        return quantize_contraction(replace(self, to=to[0]), inputs, weights)
+        return quantize_contraction(replace(self, to=to[0]), to[0], inputs, weights)
+
+    def gives_bits(self) -> bool:
+        return self.groups == 1
+
+    def takes_bits(self, inputs: Sequence[QuantizedOperand], weights: ElementType) -> bool:
+        return self.groups == 1 and takes_bits(inputs, weights)
 
     def lower(self, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Lowered:
         x, weight, y = inputs[0], inputs[1], outputs[0]

@@ -32,6 +32,7 @@ from compiler.ops.contraction import (
     overflow_reason,
     quantize_contraction,
     requantized,
+    takes_bits,
 )
 
 
@@ -44,6 +45,8 @@ class Dense(Op):
     """
 
     mnemonic: ClassVar[str] = "dense"
+    reads_bits: ClassVar[bool] = True
+    writes_bits: ClassVar[bool] = True
     clamp: Clamp = None
     to: QuantizedType | None = None
 
@@ -83,7 +86,10 @@ class Dense(Op):
     def quantize(
         self, inputs: Sequence[QuantizedOperand], to: Sequence[QuantizedType], weights: ElementType
     ) -> Quantized | Refusal:
-        return quantize_contraction(replace(self, to=to[0]), inputs, weights)
+        return quantize_contraction(replace(self, to=to[0]), to[0], inputs, weights)
+
+    def takes_bits(self, inputs: Sequence[QuantizedOperand], weights: ElementType) -> bool:
+        return takes_bits(inputs, weights)
 
     def lower(self, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Lowered:
         """The rows are the pixels of an image of height 1, convolved 1x1."""

@@ -10,10 +10,20 @@ import numpy as np
 
 from compiler.ir.op import Arrays, Lowered, Op, Operand, Types, expect
 from compiler.ir.types import TensorType, f32, quantized
-from compiler.loops.expression import Floor, Rescale, clamp, maximum, minimum
+from compiler.loops.expression import (
+    Constant,
+    Expression,
+    Floor,
+    Rescale,
+    Select,
+    clamp,
+    literal,
+    maximum,
+    minimum,
+)
 from compiler.loops.form import Buffer, LoopForm, Role, Stage
 from compiler.numerics.element import Array, ElementType
-from compiler.numerics.fixed_point import FixedPoint, requantize
+from compiler.numerics.fixed_point import FixedPoint, bipolar, requantize
 from compiler.numerics.quantization import (
     QuantizedType,
     dequantize_float32,
@@ -31,10 +41,15 @@ class Quantize(Op):
     """f32 -> codes: clamp(zero_point + floor(x * (1/scale) + 1/2)), in float32 (`quantize_float32`)."""
 
     mnemonic: ClassVar[str] = "quantize"
+    writes_bits: ClassVar[bool] = True
     to: QuantizedType
 
     def permuted(self, permutation: tuple[int, ...]) -> Op | None:
-        return self  # a transpose behind it moves one byte per element instead of four
+        # A transpose behind it moves one byte per element instead of four, but no bits.
+        return None if _gives_bits(self.to) else self
+
+    def takes_strides(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+        return not _gives_bits(self.to) or strides[-1] == 1
 
     def infer(self, inputs: Types) -> tuple[TensorType, ...]:
         expect(inputs[0].element is F32, f"quantize takes f32, not {inputs[0]}")
@@ -49,6 +64,9 @@ class Quantize(Op):
     def lower(self, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Lowered:
         """real = (1/scale, low - zero_point, high - zero_point); integer = (zero_point,)."""
         x, y = activation_buffers(inputs, outputs)
+        if _gives_bits(self.to):
+            value = _sign(x.load(*y.axes())).cast(y.element)
+            return Lowered(LoopForm("quantize", (x, y), (Stage("output", y.axes(), value),)), (0,))
         real = Buffer("real", (3,), F32, Role.CONSTANT)
         integer = Buffer("integer", (1,), I32, Role.CONSTANT)
         axes = y.axes()
@@ -70,6 +88,7 @@ class Dequantize(Op):
     """codes -> f32: float32(code - zero_point) * float32(scale)."""
 
     mnemonic: ClassVar[str] = "dequantize"
+    reads_bits: ClassVar[bool] = True
 
     def infer(self, inputs: Types) -> tuple[TensorType, ...]:
         expect(inputs[0].is_quantized, f"dequantize takes codes, not {inputs[0]}")
@@ -98,12 +117,21 @@ class Dequantize(Op):
 
 @dataclass(frozen=True, slots=True)
 class Requantize(Op):
-    """codes or i32 accumulators of one scale -> codes of another; clamp bounds the real result."""
+    """codes or i32 accumulators of one scale -> codes of another; clamp bounds the real result. To b1: the
+    sign of the exact integer (`bipolar`)."""
 
     mnemonic: ClassVar[str] = "requantize"
     may_run_in_place: ClassVar[bool] = True
+    reads_bits: ClassVar[bool] = True
+    writes_bits: ClassVar[bool] = True
     to: QuantizedType
     clamp: Clamp = None
+
+    def permuted(self, permutation: tuple[int, ...]) -> Op | None:
+        return None if _gives_bits(self.to) else self
+
+    def takes_strides(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+        return not _gives_bits(self.to) or strides[-1] == 1
 
     def infer(self, inputs: Types) -> tuple[TensorType, ...]:
         x = inputs[0]
@@ -115,9 +143,12 @@ class Requantize(Op):
         return (arrays[0] if self.clamp is None else np.clip(arrays[0], *self.clamp),)
 
     def reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
-        of, factor = inputs[0].codes, self._factor(inputs[0])
+        of = inputs[0].codes
         low, high = self.to.clamp_codes(self.clamp)
         centred = arrays[0].astype(np.int64) - of.zero_point
+        if _gives_bits(self.to):
+            return (bipolar(centred, low, high).astype(np.int8),)
+        factor = self._factor(inputs[0])
         codes = requantize(centred, factor.multiplier, factor.shift, self.to.zero_point, low, high)
         return (codes.astype(self.to.element.dtype),)
 
@@ -129,11 +160,22 @@ class Requantize(Op):
         x, y = activation_buffers(inputs, outputs)
         p = Buffer("parameters", (6,), I32, Role.CONSTANT)
         axes = y.axes()
-        rescaled = Rescale(x.load(*axes).cast(I32) - p.load(0), p.load(1), p.load(2))
-        value = clamp(rescaled + p.load(3), p.load(4), p.load(5)).cast(y.element)
+        centred = x.load(*axes).cast(I32) - p.load(0)
+        rescaled = Rescale(centred, p.load(1), p.load(2)) + p.load(3)
+        code = _sign(centred) if _gives_bits(self.to) else rescaled
+        value = clamp(code, p.load(4), p.load(5)).cast(y.element)
         in_place = x.element is y.element
         form = LoopForm("requantize", (x, p, y), (Stage("output", axes, value),), in_place)
         of, factor = inputs[0].type.codes, self._factor(inputs[0].type)
         low, high = self.to.clamp_codes(self.clamp)
         numbers = [of.zero_point, factor.multiplier, factor.shift, self.to.zero_point, low, high]
         return Lowered(form, (0,), {"parameters": np.array(numbers, np.int32)})
+
+
+def _gives_bits(to: QuantizedType) -> bool:
+    return to.element is ElementType.B1
+
+
+def _sign(x: Expression) -> Expression:
+    """-1 where x < 0, else +1, as I32."""
+    return Select(x.less(literal(0, x.element)), Constant(-1), Constant(1))

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from compiler.ir.op import Arrays, Lowered, Op, Operand, Types, expect
+from compiler.ir.op import Arrays, Lowered, Op, Operand, QuantizedOperand, Types, expect
 from compiler.ir.types import Shape, TensorType
 from compiler.loops.form import Buffer, LoopForm, Role, Stage
-from compiler.numerics.element import Array
+from compiler.numerics.element import Array, ElementType
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,27 @@ class Reshape(Op):
     mnemonic: ClassVar[str] = "reshape"
     is_view: ClassVar[bool] = True
     keeps_quantization: ClassVar[bool] = True
+    reads_bits: ClassVar[bool] = True
+    writes_bits: ClassVar[bool] = True
     shape: Shape
 
     def infer(self, inputs: Types) -> tuple[TensorType, ...]:
         (x,) = inputs
         expect(x.count == math.prod(self.shape), f"cannot reshape {x} to {list(self.shape)}")
         expect(x.quantization is None or x.quantization.axis is None, f"cannot reshape per-channel {x}")
+        bits = x.element is ElementType.B1
+        expect(
+            not bits or self._keeps_bytes(x.shape), f"cannot reshape {x} to {list(self.shape)}: bytes break"
+        )
         return (x.with_shape(self.shape),)
+
+    def _keeps_bytes(self, shape: Shape) -> bool:
+        """Whether packed bits lie alike under both shapes: rows of the last axis fill bytes, or stay."""
+        rows = (*shape[-1:], *self.shape[-1:])
+        return shape[-1:] == self.shape[-1:] or (len(rows) == 2 and not any(row % 8 for row in rows))
+
+    def takes_bits(self, inputs: Sequence[QuantizedOperand], weights: ElementType) -> bool:
+        return self._keeps_bytes(inputs[0].type.shape)
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (arrays[0].reshape(self.shape),)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 
 from compiler.ir.graph import Graph, Node
 from compiler.ir.op import Op
+from compiler.numerics.element import ElementType
 from compiler.numerics.quantization import QuantizedType
 from compiler.ops.edge import Dequantize, Quantize, Requantize
 from compiler.passes.base import Notes, Pass
@@ -34,7 +35,11 @@ def _fuse(graph: Graph, node: Node) -> bool:
     producer = x.producer
     if producer is None or len(x.uses) != 1 or graph.is_output(x) or not _requantizes(producer.op):
         return False
+    if x.type.element is ElementType.B1:  # a sign, once taken, stays
+        return False
     op: Op = replace(cast(Any, producer.op), to=requantize.to)
+    if requantize.to.element is ElementType.B1 and not producer.op.gives_bits():
+        return False
     if requantize.clamp is not None:
         if not has_clamp(op):
             return False

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from compiler.ir.diagnostics import Location
 from compiler.ir.graph import Graph, Node, Value
 from compiler.ir.op import Quantized, QuantizedOperand, Refusal
-from compiler.ir.types import quantized
+from compiler.ir.types import TensorType, quantized
 from compiler.numerics.element import ElementType
 from compiler.numerics.quantization import QuantizedType
 from compiler.ops.edge import Dequantize, Quantize, Requantize
@@ -67,19 +67,17 @@ class _Quantizer:
         self.new.rename(output, name)
 
     def _node(self, node: Node) -> None:
-        operands = [
-            QuantizedOperand(v.type, v.constant)
-            if v.constant is not None
-            else QuantizedOperand(quantized(v.type.shape, self.types[v]))
-            for v in node.inputs
-        ]
+        weights = self.weights.of(node.location)
+        operands = quantized_operands(node, self.types, weights)
         to = [self.types[v] for v in node.outputs]
-        verdict = node.op.quantize(operands, to, self.weights.of(node.location))
+        verdict = node.op.quantize(operands, to, weights)
         if isinstance(verdict, Refusal):
             self.notes.add(node.location, "quantize", f"stays in float32: {verdict.reason}")
             self._float_node(node)
         else:
-            self._integer_node(node, verdict, to)
+            if verdict.note is not None:
+                self.notes.add(node.location, "quantize", verdict.note)
+            self._integer_node(node, verdict, operands, to)
 
     def _float_node(self, node: Node) -> None:
         inputs = [self._constant(v) if v.constant is not None else self.real(v) for v in node.inputs]
@@ -88,7 +86,9 @@ class _Quantizer:
             new.source = old.source
             self.reals[old] = new
 
-    def _integer_node(self, node: Node, verdict: Quantized, to: list[QuantizedType]) -> None:
+    def _integer_node(
+        self, node: Node, verdict: Quantized, operands: list[QuantizedOperand], to: list[QuantizedType]
+    ) -> None:
         inputs: list[Value] = []
         for index in range(max(len(node.inputs), *(i + 1 for i in verdict.constants), 0)):
             if index in verdict.constants:
@@ -97,8 +97,11 @@ class _Quantizer:
                 name = f"{node.outputs[0].name}.bias" if old is None else old.name
                 inputs.append(self.new.constant(array, type_, node.location, name))
             else:
+                value = node.inputs[index]
                 wanted = to[0] if node.op.keeps_quantization else None
-                inputs.append(self.codes_of(node.inputs[index], wanted))
+                if value.constant is None and self.types[value].element is ElementType.B1:
+                    wanted = operands[index].type.codes
+                inputs.append(self.codes_of(value, wanted))
         outputs = self.new.append(verdict.op, inputs, node.location, [v.name for v in node.outputs])
         for old, new in zip(node.outputs, outputs, strict=True):
             new.source = old.source
@@ -135,6 +138,28 @@ class _Quantizer:
             (real,) = self.new.append(Dequantize(), [self.codes[value]], where, [f"{value.name}.real"])
             self.reals[value] = real
         return self.reals[value]
+
+
+def quantized_operands(
+    node: Node, types: Mapping[Value, QuantizedType], weights: ElementType
+) -> list[QuantizedOperand]:
+    """What `Op.quantize` gets. Activations of b1 are widened to i8 where the operator cannot read bits."""
+    operands = [
+        QuantizedOperand(v.type, v.constant)
+        if v.constant is not None
+        else QuantizedOperand(quantized(v.type.shape, types[v]))
+        for v in node.inputs
+    ]
+    if node.op.takes_bits(operands, weights):
+        return operands
+    return [
+        o if o.type.element is not ElementType.B1 else QuantizedOperand(widened(o.type)) for o in operands
+    ]
+
+
+def widened(bits: TensorType) -> TensorType:
+    """The codes of a b1 tensor, -1 and +1, as i8."""
+    return TensorType(bits.shape, ElementType.I8, bits.quantization)
 
 
 def weight_bytes(graph: Graph) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from compiler.ir.graph import Graph, Value
+from compiler.ir.graph import Graph, Node, Value
+from compiler.ir.op import QuantizedOperand
+from compiler.ir.types import quantized
 from compiler.numerics.element import ElementType
 from compiler.numerics.quantization import QuantizedType, from_range
+from compiler.ops.sign import Sign
 from compiler.quantize.observers.base import Range
 
 # Operators that only move codes (concat, max pool) want one quantization for inputs and output. An input
@@ -63,13 +66,31 @@ def _fixed_types(
         if node.op.keeps_quantization and computed:
             moved = {fixed.get(v) for v in computed}
             given = moved.pop() if len(moved) == 1 else None
+            if given is not None and given.element is ElementType.B1 and not _takes_bits(node, given):
+                given = QuantizedType(ElementType.I8, given.quantization)
             if given is not None and not all(_holds(given, ranges[v]) for v in node.outputs):
                 given = None
         else:
             given = node.op.fixed_output(element)
         if given is not None:
             fixed.update((v, given) for v in node.outputs if v.constant is None)
+    for value in [*graph.inputs, *(v for n in graph.nodes if n.op.gives_bits() for v in n.outputs)]:
+        if signs := _only_signs(graph, value):
+            fixed[value] = fixed[signs[0].output]
     return fixed
+
+
+def _takes_bits(node: Node, given: QuantizedType) -> bool:
+    operands = [QuantizedOperand(quantized(v.type.shape, given), v.constant) for v in node.inputs]
+    return node.op.takes_bits(operands, ElementType.I8)
+
+
+def _only_signs(graph: Graph, value: Value) -> list[Node]:
+    """The nodes that read a value of which nobody needs more than the sign; so a sum need not be rounded to
+    codes first."""
+    users = [node for node, _ in value.uses]
+    signs = [node for node in users if isinstance(node.op, Sign)]
+    return signs if len(signs) == len(users) and not graph.is_output(value) else []
 
 
 def _holds(type_: QuantizedType, seen: Range) -> bool:

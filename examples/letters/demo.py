@@ -21,8 +21,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 import bitloom
-from benchmarks.cases import Case
-from benchmarks.contenders import onnxruntime_float, onnxruntime_int8
+from benchmarks.case import Case
+from benchmarks.engines.onnxruntime import Engine
 from bitloom.commands.progress import shown_progress
 from bitloom.commands.text import size, table
 from examples.letters.render import model_input
@@ -97,7 +97,8 @@ def _latencies(model: bitloom.Model, calibration: Images) -> list[Latency]:
     case = Case("letters", HERE / "letters.onnx", "image", tuple(x[None] for x in calibration))
     picture = case.timed_input
     with tempfile.TemporaryDirectory(prefix="bitloom-demo-") as name:
-        runs = [prepare(case, Path(name))(1) for prepare in (onnxruntime_float, onnxruntime_int8)]
+        engines = [Engine(precision) for precision in ("fp32", "int8")]
+        runs = [each.open(each.prepare(case, Path(name)), case, threads=1) for each in engines]
         contenders: list[Callable[[], float]] = [
             *(lambda run=run: _time(run) for run in runs),
             lambda: float(np.median(model.time(picture, repeat=CALLS))) * 1e3,

@@ -11,21 +11,37 @@ from sim.isa.base import Engine, Instruction
 
 
 class Binary(IntEnum):
-    """Functions of `Elementwise`."""
+    """Functions of `elementwise`, of codes a and b. With A = a - a_zero and B = b - b_zero of `inputs`,
 
-    ADD = 0  # floor(((a - za) * multiplier_a + (b - zb) * multiplier_b) / 2**shift + 1/2) + zero_point
-    MUL = 1  # floor((a - za) * (b - zb) * multiplier_a / 2**shift + 1/2) + zero_point
-    RESCALE = 2  # floor((a - za) * multiplier_a / 2**shift + 1/2) + zero_point; b is not read
+    ADD: floor((A * multiplier_a + B * multiplier_b) / 2**shift + 1/2) + zero_point.
+
+    MUL: floor(A * B * multiplier_a / 2**shift + 1/2) + zero_point.
+
+    RESCALE: floor(A * multiplier_a / 2**shift + 1/2) + zero_point; b is not read.
+
+    MIN, MAX: the smaller or larger of a and b, as codes. MOVE: a; b is not read.
+
+    Sums and products have 64 bits. With shift 0 nothing is rounded.
+    """
+
+    ADD = 0
+    MUL = 1
+    RESCALE = 2
     MIN = 3
     MAX = 4
-    MOVE = 5  # a; b is not read
+    MOVE = 5
 
 
 class Reduce(IntEnum):
-    """Functions of `Pool`."""
+    """Functions of `pool`.
 
-    MAX = 0  # largest code of those inside the image
-    SUM = 1  # floor(sum of (code - a_zero) * multiplier_a / 2**shift + 1/2) + zero_point
+    MAX: the largest code inside the image (the lowest of all codes where the window sees nothing).
+
+    SUM: floor(sum of (code - a_zero) * multiplier_a / 2**shift + 1/2) + zero_point.
+    """
+
+    MAX = 0
+    SUM = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,33 @@ def _convolution(w: Writer, layer: _Layer) -> None:
     weights, pixels = layer.weights(lanes), layer.rows * layer.columns
     out_bits = w.pick(8, 8, 4, 16)
     resident = bool(w.draw(0, 1))
+    _set_registers(w, layer, out_bits)
+    for tile in range(w.draw(2, TILES)):
+        w.tile = tile
+        if tile == 0 or not resident:
+            _load_weights(w, weights, layer.outputs)
+        row = layer.width * layer.pixel
+        w.load(
+            Memory.ACTIVATION, w.input_at, row, layer.height,
+            dram=False, at=64 * w.draw(0, 64), pitch=row + 16 * w.draw(0, 2),
+        )  # fmt: skip
+        half = 0 if resident else tile % 2
+        _multiply(w, layer, half)
+        w.add(
+            Requantize(
+                acc=w.accumulator_half * (tile % 2),
+                dst=w.output_at,
+                param=half * w.parameter_half,
+                pixels=pixels,
+                channels=layer.outputs,
+                per_tensor=bool(w.draw(0, 1)),
+            )
+        )
+        size = pixels * row_bytes(layer.outputs, out_bits)
+        w.store(w.output_at, size, 1, at=OUTPUTS_AT + tile * w.quarter, pitch=size)
+
+
+def _set_registers(w: Writer, layer: _Layer, out_bits: int) -> None:
     w.add(
         Window(
             engine=Engine.MAC,
@@ -115,29 +142,6 @@ def _convolution(w: Writer, layer: _Layer) -> None:
         ),
         output_register(w, out_bits, row_bytes(layer.outputs, out_bits)),
     )
-    for tile in range(w.draw(2, TILES)):
-        w.tile = tile
-        if tile == 0 or not resident:
-            _load_weights(w, weights, layer.outputs)
-        row = layer.width * layer.pixel
-        w.load(
-            Memory.ACTIVATION, w.input_at, row, layer.height,
-            dram=False, at=64 * w.draw(0, 64), pitch=row + 16 * w.draw(0, 2),
-        )  # fmt: skip
-        half = 0 if resident else tile % 2
-        _multiply(w, layer, half)
-        w.add(
-            Requantize(
-                acc=w.accumulator_half * (tile % 2),
-                dst=w.output_at,
-                param=half * w.parameter_half,
-                pixels=pixels,
-                channels=layer.outputs,
-                per_tensor=bool(w.draw(0, 1)),
-            )
-        )
-        size = pixels * row_bytes(layer.outputs, out_bits)
-        w.store(w.output_at, size, 1, at=OUTPUTS_AT + tile * w.quarter, pitch=size)
 
 
 def _load_weights(w: Writer, size: int, outputs: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compiler.numerics.element import Array
-from sim.config import PARAMETER_BYTES, NpuConfig
+from sim.config import NpuConfig
 from sim.functional.core import External
 from sim.isa import Instruction
 from sim.parameters import pack_parameters
@@ -73,13 +73,20 @@ def random_program(kind: str, seed: int, config: NpuConfig) -> RandomProgram:
 
 
 def fill_constants(rng: np.random.Generator, dram: Array) -> None:
-    """Parameters of 512 channels, tables of exponentials and compressed weights, where programs look."""
+    """Parameters of 512 channels, tables of exponentials and compressed weights, where programs look.
+
+    Every fourth channel takes any bias, multiplier and shift that there is; the others keep results apart.
+    """
     channels = 512
-    dram[PARAMETERS_AT : PARAMETERS_AT + channels * PARAMETER_BYTES] = pack_parameters(
-        rng.integers(-(1 << 12), 1 << 12, channels),
-        rng.integers(1 << 30, (1 << 31) - 1, channels),
-        rng.integers(34, 46, channels),
+    usual = np.arange(channels) % 4 > 0
+    parameters = pack_parameters(
+        np.where(
+            usual, rng.integers(-(1 << 12), 1 << 12, channels), rng.integers(-(1 << 31), 1 << 31, channels)
+        ),
+        rng.integers(1 << 30, 1 << 31, channels),
+        np.where(usual, rng.integers(34, 46, channels), rng.integers(1, 63, channels)),
     )
+    dram[PARAMETERS_AT : PARAMETERS_AT + parameters.size] = parameters
     dram[EXPONENTIALS_AT : EXPONENTIALS_AT + 2048] = _exponentials().view(np.uint8)
     for at, packed in compressed_weights():
         dram[at : at + packed.size] = packed

@@ -63,10 +63,10 @@ function automatic logic [63:0] banks_of(logic [127:0] i);
   a_bits = 1 << `INPUTS_A_BITS(in_register);
   channels = `OPERANDS_CHANNELS(operands);
   case (`OPCODE(i))
-    OP_LOAD: return dma_banks(local_strides[stream_of(int'(`LOAD_ENGINE(i)))], `LOAD_MEMORY(i), `LOAD_LOCAL(i), `LOAD_ROW_BYTES(i), `LOAD_ROWS(i),
-                              `LOAD_PLANES(i));
-    OP_FILL: return dma_banks(local_strides[stream_of(int'(`FILL_ENGINE(i)))], `FILL_MEMORY(i), `FILL_LOCAL(i), `FILL_ROW_BYTES(i), `FILL_ROWS(i),
-                              `FILL_PLANES(i));
+    OP_LOAD: return dma_banks(local_strides[stream_of(int'(`LOAD_ENGINE(i)))], `LOAD_MEMORY(i), `LOAD_LOCAL(i),
+                              `LOAD_ROW_BYTES(i), `LOAD_ROWS(i), `LOAD_PLANES(i));
+    OP_FILL: return dma_banks(local_strides[stream_of(int'(`FILL_ENGINE(i)))], `FILL_MEMORY(i), `FILL_LOCAL(i),
+                              `FILL_ROW_BYTES(i), `FILL_ROWS(i), `FILL_PLANES(i));
     OP_INFLATE: return local_banks(`INFLATE_MEMORY(i), `INFLATE_LOCAL(i), `INFLATE_RAW_BYTES(i));
     OP_STORE: return dma_banks(local_strides[1], ACTIVATION, `STORE_LOCAL(i), `STORE_ROW_BYTES(i), `STORE_ROWS(i),
                                `STORE_PLANES(i));
@@ -82,7 +82,8 @@ function automatic logic [63:0] banks_of(logic [127:0] i);
                     ceil_div(channels << `OPERANDS_WGT_BITS(operands), 8)) |
         local_banks(4, `DEPTHWISE_ACC(i), `DEPTHWISE_ROWS(i) * `DEPTHWISE_COLUMNS(i) * channels);
     OP_REQUANTIZE: return local_banks(4, `REQUANTIZE_ACC(i), `REQUANTIZE_PIXELS(i) * `REQUANTIZE_CHANNELS(i)) |
-        local_banks(PARAMETER, `REQUANTIZE_PARAM(i), 9 * (`REQUANTIZE_PER_TENSOR(i) ? 1 : int'(`REQUANTIZE_CHANNELS(i)))) |
+        local_banks(PARAMETER, `REQUANTIZE_PARAM(i),
+                    9 * (`REQUANTIZE_PER_TENSOR(i) ? 1 : int'(`REQUANTIZE_CHANNELS(i)))) |
         local_banks(TABLE, `OUTPUT_TABLE(out_register), `OUTPUT_LOOKUP(out_register) ? 256 : 0) |
         rows_banks(`REQUANTIZE_DST(i), `REQUANTIZE_PIXELS(i), `OUTPUT_STRIDE(out_register), `REQUANTIZE_CHANNELS(i),
                    out_bits);
@@ -90,7 +91,8 @@ function automatic logic [63:0] banks_of(logic [127:0] i);
                                       `ELEMENTWISE_COUNT(i), a_bits) |
         (`ELEMENTWISE_FUNCTION(i) == 2 || `ELEMENTWISE_FUNCTION(i) == 5 ? 0 :
          rows_banks(`ELEMENTWISE_B(i), `ELEMENTWISE_ROWS(i), `INPUTS_B_STRIDE(in_register),
-                    `INPUTS_B_SCALAR(in_register) ? 1 : int'(`ELEMENTWISE_COUNT(i)), 1 << `INPUTS_B_BITS(in_register))) |
+                    `INPUTS_B_SCALAR(in_register) ? 1 : int'(`ELEMENTWISE_COUNT(i)),
+                    1 << `INPUTS_B_BITS(in_register))) |
         rows_banks(`ELEMENTWISE_DST(i), `ELEMENTWISE_ROWS(i), `OUTPUT_STRIDE(out_register), `ELEMENTWISE_COUNT(i),
                    out_bits);
     OP_POOL: return image_banks(window[1], `POOL_A(i), `POOL_ROWS(i), `POOL_COLUMNS(i),
@@ -98,10 +100,12 @@ function automatic logic [63:0] banks_of(logic [127:0] i);
                                 ceil_div(`POOL_CHANNELS(i) * a_bits, 8)) |
         rows_banks(`POOL_DST(i), `POOL_ROWS(i) * `POOL_COLUMNS(i), `OUTPUT_STRIDE(out_register), `POOL_CHANNELS(i),
                    out_bits);
-    OP_SOFTMAX: return rows_banks(`SOFTMAX_A(i), `SOFTMAX_ROWS(i), `INPUTS_A_STRIDE(in_register), `SOFTMAX_COUNT(i), a_bits) |
+    OP_SOFTMAX: return rows_banks(`SOFTMAX_A(i), `SOFTMAX_ROWS(i), `INPUTS_A_STRIDE(in_register), `SOFTMAX_COUNT(i),
+                                  a_bits) |
         rows_banks(`SOFTMAX_DST(i), `SOFTMAX_ROWS(i), `OUTPUT_STRIDE(out_register), `SOFTMAX_COUNT(i), out_bits) |
         local_banks(TABLE, `SOFTMAX_TABLE(i), 1);
-    OP_LOOKUP: return rows_banks(`LOOKUP_A(i), `LOOKUP_ROWS(i), `INPUTS_A_STRIDE(in_register), `LOOKUP_COUNT(i), a_bits) |
+    OP_LOOKUP: return rows_banks(`LOOKUP_A(i), `LOOKUP_ROWS(i), `INPUTS_A_STRIDE(in_register), `LOOKUP_COUNT(i),
+                                 a_bits) |
         rows_banks(`LOOKUP_DST(i), `LOOKUP_ROWS(i), `OUTPUT_STRIDE(out_register), `LOOKUP_COUNT(i), out_bits) |
         local_banks(TABLE, `LOOKUP_TABLE(i), 1);
     default: return 0;

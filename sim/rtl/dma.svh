@@ -1,8 +1,8 @@
 // LOAD, STORE and FETCH (streams 0, 1 and 2), and the ports that they share.
 //
-// Each engine sends one request for a burst in a cycle while it has fewer than `outstanding` on their way. A request is
-// ready `latency` cycles later; the port serves ready requests one by one, in turns where several engines have one, and is
-// busy for the burst's time, which is held in sixteenths of a cycle. Bytes move when a burst has passed.
+// Each engine sends one request for a burst in a cycle while it has fewer than `outstanding` on their way. A request
+// is ready `latency` cycles later; the port serves ready requests one by one, in turns where several engines have one,
+// and is busy for the burst's time, which is held in sixteenths of a cycle. Bytes move when a burst has passed.
 
 localparam int FIFO = 64;
 
@@ -56,7 +56,8 @@ function automatic int burst_bytes(int port);
   return port == 0 ? SRAM_BURST : DRAM_BURST;
 endfunction
 function automatic logic scattered(int s);
-  return !inflates(s) && `LOCAL_STRIDES_ELEMENT(local_strides[s]) != (1 << `LOCAL_STRIDES_ELEMENT_BYTES(local_strides[s]));
+  return !inflates(s) &&
+      `LOCAL_STRIDES_ELEMENT(local_strides[s]) != (1 << `LOCAL_STRIDES_ELEMENT_BYTES(local_strides[s]));
 endfunction
 
 task automatic transfer_step(int s, logic first, output logic ended);
@@ -93,7 +94,8 @@ function automatic logic transfer_ended(int s);
   e = engine_of_stream(s);
   case (`OPCODE(running[e]))
     OP_LOAD, OP_STORE: return issued[e] > ISSUE_CYCLES && all_moved[s] && scattering[s] == 0;
-    OP_INFLATE: return issued[e] > ISSUE_CYCLES && all_moved[s] && inflated[s] == int'(`INFLATE_RAW_BYTES(running[engine_of_stream(s)]));
+    OP_INFLATE: return issued[e] > ISSUE_CYCLES && all_moved[s] &&
+        inflated[s] == int'(`INFLATE_RAW_BYTES(running[engine_of_stream(s)]));
     default: return 0;
   endcase
 endfunction
@@ -119,7 +121,8 @@ task automatic ports_step();
   for (int p = 0; p < 2; p++) begin
     if (port_client[p] < 0) begin
       for (int turn = 1; turn <= 3; turn++)
-        if (port_client[p] < 0 && can_be_served((port_last[p] + turn) % 3, p)) port_client[p] = (port_last[p] + turn) % 3;
+        if (port_client[p] < 0 && can_be_served((port_last[p] + turn) % 3, p))
+          port_client[p] = (port_last[p] + turn) % 3;
       if (port_client[p] < 0) port_left[p] = 0;  // an idle port saves no time up
       if (port_client[p] >= 0) begin
         port_last[p] = port_client[p];
@@ -132,7 +135,8 @@ task automatic ports_step();
       // A decoder takes what has passed of a burst; whoever only copies sees whole bursts.
       if (inflates(port_client[p])) begin
         passed = burst_bytes(p) - port_left[p] * burst_bytes(p) / burst_sixteenths(p);
-        arrived[port_client[p]] = moved_offset[port_client[p]] + least(bytes_to_move(port_client[p], p), passed);
+        arrived[port_client[p]] = moved_offset[port_client[p]] +
+            least(bytes_to_move(port_client[p], p), passed);
       end
       if (port_left[p] <= 0) begin
         move_burst(port_client[p], p);
@@ -151,7 +155,8 @@ endfunction
 
 task automatic begin_scatter(int s, int port);
   if (scattered(s))
-    scattering[s] = ceil_div(bytes_to_move(s, port) >> `LOCAL_STRIDES_ELEMENT_BYTES(local_strides[s]), SCATTER_ELEMENTS);
+    scattering[s] = ceil_div(bytes_to_move(s, port) >> `LOCAL_STRIDES_ELEMENT_BYTES(local_strides[s]),
+                             SCATTER_ELEMENTS);
 endtask
 
 task automatic move_burst(int s, int port);
@@ -161,7 +166,8 @@ task automatic move_burst(int s, int port);
   element_bytes = 1 << `LOCAL_STRIDES_ELEMENT_BYTES(local_strides[s]);
   if (!inflates(s)) for (int b = 0; b < bytes_to_move(s, port); b++) begin
     offset = moved_offset[s] + b;
-    local_at = moved_plane[s] * `LOCAL_STRIDES_PLANE(local_strides[s]) + moved_row[s] * `LOCAL_STRIDES_ROW(local_strides[s]) +
+    local_at = moved_plane[s] * `LOCAL_STRIDES_PLANE(local_strides[s]) +
+        moved_row[s] * `LOCAL_STRIDES_ROW(local_strides[s]) +
         (offset / element_bytes) * `LOCAL_STRIDES_ELEMENT(local_strides[s]) + offset % element_bytes;
     external_at = moved_plane[s] * `STRIDES_PLANE(strides[s]) + moved_row[s] * `STRIDES_ROW(strides[s]) + offset;
     if (s == 1) begin
@@ -172,7 +178,8 @@ task automatic move_burst(int s, int port);
     end else begin
       local_at += int'(`LOAD_LOCAL(running[engine_of_stream(s)]));
       external_at += `LOAD_EXTERNAL(running[engine_of_stream(s)]);
-      write_local(`LOAD_MEMORY(running[engine_of_stream(s)]), local_at, port == 0 ? sram[external_at] : dram[external_at]);
+      write_local(`LOAD_MEMORY(running[engine_of_stream(s)]), local_at,
+                  port == 0 ? sram[external_at] : dram[external_at]);
     end
   end
   moved_offset[s] += burst_bytes(port);
@@ -223,7 +230,8 @@ task automatic inflate_step(int s);
   int folded;
   logic [7:0] value;
   for (int n = 0; n < INFLATE_BYTES; n++) begin
-    if (block_left[s] == 0 && inflated[s] < int'(`INFLATE_RAW_BYTES(running[engine_of_stream(s)])) && arrived[s] > block_end(s)) begin
+    if (block_left[s] == 0 && inflated[s] < int'(`INFLATE_RAW_BYTES(running[engine_of_stream(s)])) &&
+        arrived[s] > block_end(s)) begin
       block_at[s] = block_end(s) + 1;
       block_shift[s] = int'(packed_byte(s, block_at[s] - 1));
       block_left[s] = least(INFLATE_BLOCK, int'(`INFLATE_RAW_BYTES(running[engine_of_stream(s)])) - inflated[s]);
@@ -240,7 +248,8 @@ task automatic inflate_step(int s);
         value = 8'(folded & 1 ? ~(folded >> 1) : folded >> 1);
       end
       unary_at[s] += number_bits(s);
-      write_local(`INFLATE_MEMORY(running[engine_of_stream(s)]), `INFLATE_LOCAL(running[engine_of_stream(s)]) + inflated[s], value);
+      write_local(`INFLATE_MEMORY(running[engine_of_stream(s)]),
+                  `INFLATE_LOCAL(running[engine_of_stream(s)]) + inflated[s], value);
       inflated[s] += 1;
       block_left[s] -= 1;
     end
@@ -266,7 +275,8 @@ task automatic fill_step(int s, logic first, output logic ended);
   for (int b = 0; b < count; b++) begin
     offset = fill_offset[s] + b;
     if (offset < `FILL_ROW_BYTES(i))
-      write_local(`FILL_MEMORY(i), `FILL_LOCAL(i) + fill_plane[s] * `LOCAL_STRIDES_PLANE(r) + fill_row[s] * `LOCAL_STRIDES_ROW(r) +
+      write_local(`FILL_MEMORY(i),
+                  `FILL_LOCAL(i) + fill_plane[s] * `LOCAL_STRIDES_PLANE(r) + fill_row[s] * `LOCAL_STRIDES_ROW(r) +
                   (offset / element) * `LOCAL_STRIDES_ELEMENT(r) + offset % element,
                   offset % 2 ? 8'(`FILL_PATTERN(i) >> 8) : 8'(`FILL_PATTERN(i)));
   end

@@ -1,8 +1,8 @@
 // MAC: an array whose weights are loaded beside the fold that is computed.
 //
 // Two sets of weights: `next`, which fills from the weight memory, and `array`, which multiplies. In each cycle one
-// output position meets all weights of the array, and the sums are added to the accumulators; where those are more than
-// the accumulators' port moves in a cycle, a position takes several.
+// output position meets all weights of the array, and the sums are added to the accumulators; where those are more
+// than the accumulators' port moves in a cycle, a position takes several.
 
 localparam int LANES = 8 * COLUMNS;
 localparam int DEPTH = 8 * ROWS > 128 ? 8 * ROWS : 128;
@@ -82,7 +82,8 @@ task automatic set_fold_size();
   int reduction;
   reduction = ROWS * 8 >> `OPERANDS_ACT_BITS(operands);
   loading.outputs = least(mac_lanes(), mac_outputs() - loading.first_output);
-  loading.count = is_depthwise() ? kernel_taps() : least(reduction, int'(`OPERANDS_CHANNELS(operands)) - loading.channel);
+  loading.count = is_depthwise() ? kernel_taps() :
+      least(reduction, int'(`OPERANDS_CHANNELS(operands)) - loading.channel);
   loading.overwrite = loading.y == 0 && loading.x == 0 && loading.channel == 0 &&
       !(is_depthwise() ? `DEPTHWISE_ACCUMULATE(running[MAC]) : `GEMM_ACCUMULATE(running[MAC]));
 endtask
@@ -116,7 +117,8 @@ task automatic load_weights();
     for (int n = 0; n < loading.outputs; n++) begin
       channel = loading.first_output + n;
       next_weights[load_row*LANES+n] = weight_code(
-          wgt_mem[`DEPTHWISE_WGT(running[MAC]) + load_row * row_bytes + channel * bits / 8], channel * bits % 8 / bits, bits);
+          wgt_mem[`DEPTHWISE_WGT(running[MAC]) + load_row * row_bytes + channel * bits / 8],
+          channel * bits % 8 / bits, bits);
     end
     load_row += 1;
   end else begin
@@ -153,7 +155,8 @@ task automatic multiply(int begin_row, int end_row, logic overwrite);
     column = position_x * `WINDOW_STRIDE_X(window[0]) - `WINDOW_PAD_LEFT(window[0]);
     row += (is_depthwise() ? k / `WINDOW_KERNEL_X(window[0]) : array_fold.y) * `WINDOW_DILATION_Y(window[0]);
     column += (is_depthwise() ? k % `WINDOW_KERNEL_X(window[0]) : array_fold.x) * `WINDOW_DILATION_X(window[0]);
-    if (row >= 0 && row < int'(`WINDOW_HEIGHT(window[0])) && column >= 0 && column < int'(`WINDOW_WIDTH(window[0]))) begin
+    if (row >= 0 && row < int'(`WINDOW_HEIGHT(window[0])) &&
+        column >= 0 && column < int'(`WINDOW_WIDTH(window[0]))) begin
       base = (is_depthwise() ? int'(`DEPTHWISE_ACT(running[MAC])) : int'(`GEMM_ACT(running[MAC]))) +
           row * `OPERANDS_ROW_STRIDE(operands) + column * `OPERANDS_PIXEL_STRIDE(operands);
       for (int n = 0; n < array_fold.outputs; n++) begin
@@ -175,7 +178,8 @@ task automatic stream_position();
   if (is_depthwise()) begin
     cycles = ceil_div(kernel_taps(), DEPTHWISE_TAPS);
     begin_row = position_cycle * DEPTHWISE_TAPS;
-    multiply(begin_row, least(begin_row + DEPTHWISE_TAPS, kernel_taps()), array_fold.overwrite && position_cycle == 0);
+    multiply(begin_row, least(begin_row + DEPTHWISE_TAPS, kernel_taps()),
+             array_fold.overwrite && position_cycle == 0);
   end else begin
     cycles = ceil_div(array_fold.outputs * 32, ACCUMULATOR_PORT_BITS);
     if (position_cycle == 0) multiply(0, array_fold.count, array_fold.overwrite);

@@ -122,10 +122,12 @@ function automatic longint pooled(int channel);
     for (int j = 0; j < `WINDOW_KERNEL_X(window[1]); j++) begin
       row = (vec_row / `POOL_COLUMNS(running[VEC])) * `WINDOW_STRIDE_Y(window[1]) + i * `WINDOW_DILATION_Y(window[1]) -
           `WINDOW_PAD_TOP(window[1]);
-      column = (vec_row % `POOL_COLUMNS(running[VEC])) * `WINDOW_STRIDE_X(window[1]) + j * `WINDOW_DILATION_X(window[1]) -
-          `WINDOW_PAD_LEFT(window[1]);
-      if (row >= 0 && row < int'(`WINDOW_HEIGHT(window[1])) && column >= 0 && column < int'(`WINDOW_WIDTH(window[1]))) begin
-        code = act_code(`POOL_A(running[VEC]) + row * `INPUTS_A_IMAGE_STRIDE(in_register) + column * `INPUTS_A_STRIDE(in_register),
+      column = (vec_row % `POOL_COLUMNS(running[VEC])) * `WINDOW_STRIDE_X(window[1]) +
+          j * `WINDOW_DILATION_X(window[1]) - `WINDOW_PAD_LEFT(window[1]);
+      if (row >= 0 && row < int'(`WINDOW_HEIGHT(window[1])) &&
+          column >= 0 && column < int'(`WINDOW_WIDTH(window[1]))) begin
+        code = act_code(`POOL_A(running[VEC]) + row * `INPUTS_A_IMAGE_STRIDE(in_register) +
+                        column * `INPUTS_A_STRIDE(in_register),
                         channel, bits);
         if (code > largest) largest = code;
         total += code - longint'($signed(`INPUTS_A_ZERO(in_register)));

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from compiler.ir.graph import Value
 from compiler.lowering.machine import CpuMachine
 from compiler.lowering.memory_plan import ALIGNMENT
@@ -9,6 +11,7 @@ from compiler.lowering.program import ConstantPlace, Program, ProgramStep, Scrat
 from compiler.lowering.storage import Place, StorageBuffer, dense_strides
 from compiler.numerics.element import ElementType
 from compiler.ops.edge import Dequantize, Quantize
+from schedules.machines import cpu_models
 from targets.library.description import (
     Arena,
     Constant,
@@ -22,32 +25,35 @@ from targets.library.description import (
     Port,
     Scratch,
     Step,
+    Variant,
     View,
 )
 
 
-def describe(program: Program, name: str, machine: CpuMachine) -> LibraryDescription:
-    """The library `name` of a program planned for `machine`."""
-    return _Describer(program, name, machine).describe()
+def describe(name: str, variants: Mapping[str, tuple[Program, CpuMachine]]) -> LibraryDescription:
+    """The library `name` of programs over the same constants, each planned for its machine, by variant."""
+    described = [_Describer(program, machine).describe(v) for v, (program, machine) in variants.items()]
+    described.sort(key=lambda variant: -len(variant.cpu_features))
+    constants = next(program.constants for program, _ in variants.values())
+    return LibraryDescription(name, constants.contents(), tuple(described))
 
 
 class _Describer:
-    def __init__(self, program: Program, name: str, machine: CpuMachine) -> None:
-        self.program, self.name, self.machine = program, name, machine
+    def __init__(self, program: Program, machine: CpuMachine) -> None:
+        self.program, self.machine = program, machine
 
-    def describe(self) -> LibraryDescription:
+    def describe(self, name: str) -> Variant:
         graph = self.program.graph
-        steps = tuple(self._step(i, s) for i, s in enumerate(self.program.steps))
-        return LibraryDescription(
-            name=self.name,
-            steps=steps,
-            constants=self.program.constants.contents(),
+        return Variant(
+            name=name,
+            steps=tuple(self._step(i, s) for i, s in enumerate(self.program.steps)),
             # Slack in front and behind, which kernels may read.
             arena_bytes=self.program.memory.arena_bytes + 2 * ALIGNMENT,
             inputs=tuple(self._port(v, Quantize) for v in graph.inputs),
             outputs=tuple(self._port(v, Dequantize) for v in graph.outputs),
             scratch_bytes_per_thread=self.program.scratch_bytes,
             cpu_features=tuple(CpuFeature(f) for f in self.machine.required_features),
+            models=cpu_models(self.machine),
         )
 
     def _step(self, index: int, step: ProgramStep) -> Step:
@@ -84,6 +90,9 @@ class _Describer:
         if isinstance(address, Input):
             return None
         element = value.type.element
+        if element is ElementType.B1:
+            bits = packed_strides(value.type.shape)
+            return View(address, DType.INT8, value.type.shape, bits, DType.UINT8, packed=True)
         dtype = DType(str(element.dtype))
         offset = self.machine.activation_offset if element is ElementType.I8 else 0
         storage = DType.UINT8 if offset else dtype
@@ -103,7 +112,12 @@ class _Describer:
             step = self.program.steps[steps[0]]
             codes = step.writes[0] if edge is Quantize else step.reads[0]
             view = self._view(codes)
-            if view is not None and isinstance(view.place, Arena):
+            if view is not None and not view.packed and isinstance(view.place, Arena):
                 of = codes.type.codes
                 found = Edge(steps[0], view, of.scale, of.zero_point)
         return Port(value.name, dtype, value.type.shape, "", found)
+
+
+def packed_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in bits of rows that take whole bytes."""
+    return dense_strides((*shape[:-1], -(-shape[-1] // 8) * 8))

@@ -1,8 +1,8 @@
 """What a device library consists of, in plain values: the only thing that this package knows about a model.
 
 Addresses are byte offsets. Three memories exist at run time: the constant blob (read-only, in the library),
-the arena
-(one for each context) and the caller's input and output buffers.
+the arena (one for each context) and the caller's input and output buffers. A library may hold several
+variants of its steps, of which each context runs the one that suits the CPU; they share the constants.
 """
 
 import re
@@ -62,6 +62,8 @@ class CpuFeature(Enum):
     AVX512_BITALG = "avx512_bitalg"
     AVX512_VPOPCNTDQ = "avx512_vpopcntdq"
     AVX512_BF16 = "avx512_bf16"
+    AMX_TILE = "amx_tile"
+    AMX_INT8 = "amx_int8"
     ASIMD = "asimd"
     ATOMICS = "atomics"
     ASIMDHP = "asimdhp"
@@ -69,6 +71,9 @@ class CpuFeature(Enum):
     ASIMDDP = "asimddp"
     SVE = "sve"
     I8MM = "i8mm"
+    NEON = "neon"
+    VFPV4 = "vfpv4"
+    IDIVA = "idiva"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,8 @@ class View:
     """Where the codes of a tensor lie and how: code at index i = stored[Σ i·strides] − storage_offset.
 
     `strides` count elements of `storage`; the element of index 0 lies at `place`. uint8 storage with
-    `storage_offset=128` keeps int8 codes for unsigned×signed dot products.
+    `storage_offset=128` keeps int8 codes for unsigned×signed dot products. `packed`: the codes are -1 and +1,
+    stored as bits 0 and 1; `strides` count bits, and rows of the last axis begin at whole bytes.
     """
 
     place: Arena | Output
@@ -123,8 +129,11 @@ class View:
     strides: tuple[int, ...]
     storage: DType
     storage_offset: int = 0
+    packed: bool = False
 
     def __post_init__(self) -> None:
+        if self.packed and any(stride % 8 for stride in self.strides[:-1]):
+            raise ValueError(f"packed rows begin at whole bytes, not {self.strides} bits apart")
         if len(self.shape) != len(self.strides):
             raise ValueError(f"view of shape {self.shape} has {len(self.strides)} strides")
         if any(size < 1 for size in self.shape) or any(stride < 0 for stride in self.strides):
@@ -144,7 +153,8 @@ class View:
     def extent_bytes(self) -> int:
         """From `place` to the end of the last element."""
         steps = zip(self.shape, self.strides, strict=True)
-        return (1 + sum((size - 1) * stride for size, stride in steps)) * self.storage.bytes
+        elements = 1 + sum((size - 1) * stride for size, stride in steps)
+        return -(-elements // 8) if self.packed else elements * self.storage.bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,28 +242,47 @@ class Port:
         """The same for `run_quantized`, which copies codes element by element."""
         return self.codes_dtype.bytes if self.edge else self.alignment
 
+    @property
+    def codes_scale(self) -> float | None:
+        """Of the codes of `run_quantized`."""
+        return self.edge.scale if self.edge else self.scale
+
+    @property
+    def codes_zero_point(self) -> int | None:
+        return self.edge.zero_point if self.edge else self.zero_point
+
+    @property
+    def border(self) -> tuple[object, ...]:
+        """All that a program sees of it."""
+        codes = (self.codes_dtype, self.codes_alignment, self.codes_scale, self.codes_zero_point)
+        return (self.name, self.dtype, self.shape, self.layout, self.alignment, *codes)
+
 
 @dataclass(frozen=True, slots=True)
-class LibraryDescription:
-    """A library: `steps` in order of execution over `constants` (the blob) and an arena of `arena_bytes`.
+class Variant:
+    """The steps of a library for one kind of CPU, in order of execution, over the constants and an arena of
+    `arena_bytes`.
 
+    inputs, outputs: the library's ports, with the places of their codes in this variant's arena.
+    models: CPUs that it is tuned for, as `bl_cpu_model` numbers them; there it goes before variants that need
+        as much.
     A kernel's name says what it computes, to the digest: two libraries in one program may share it.
     """
 
     name: str
     steps: tuple[Step, ...]
-    constants: bytes
     arena_bytes: int
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     scratch_bytes_per_thread: int = 0
     cpu_features: tuple[CpuFeature, ...] = ()
+    models: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name):
-            raise ValueError(f'library name "{self.name}" is not a C identifier')
+        if not re.fullmatch(r"[ -!#-\[\]-~]{1,63}", self.name):
+            raise ValueError(f'variant name "{self.name}" is not 1 to 63 characters of a C string')
         if not self.steps:
-            raise ValueError(f'library "{self.name}" has no steps')
+            raise ValueError(f'variant "{self.name}" has no steps')
         for ports in (self.inputs, self.outputs):
             _unique("port", [port.name for port in ports])
         _unique("step", [step.label for step in self.steps])
@@ -263,6 +292,11 @@ class LibraryDescription:
             self._check_edge(port, Input(index))
         for index, port in enumerate(self.outputs):
             self._check_edge(port, Output(index))
+
+    @property
+    def borders(self) -> tuple[tuple[object, ...], ...]:
+        """What a program sees of the ports, in which all variants of a library agree."""
+        return tuple(port.border for port in (*self.inputs, *self.outputs))
 
     def _check_step(self, step: Step) -> None:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", step.kernel):
@@ -280,7 +314,7 @@ class LibraryDescription:
             case Arena(offset):
                 return 0 <= offset < self.arena_bytes
             case Constant(offset):
-                return 0 <= offset < len(self.constants)
+                return offset >= 0  # the library checks the other end
             case Scratch(offset):
                 return 0 <= offset < self.scratch_bytes_per_thread
             case Input(index):
@@ -314,6 +348,56 @@ class LibraryDescription:
                 f'port "{port.name}": codes must lie in the arena, not at {port.edge.codes.place}'
             )
         self._check_view(port.edge.codes, f'the codes of port "{port.name}"')
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryDescription:
+    """A library: `constants` (the blob) and variants, those that need more of a CPU first."""
+
+    name: str
+    constants: bytes
+    variants: tuple[Variant, ...]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name):
+            raise ValueError(f'library name "{self.name}" is not a C identifier')
+        if not self.variants:
+            raise ValueError(f'library "{self.name}" has no variants')
+        _unique("variant", [variant.name for variant in self.variants])
+        needs = [len(variant.cpu_features) for variant in self.variants]
+        if needs != sorted(needs, reverse=True):
+            raise ValueError(f'library "{self.name}": variants that need more of a CPU come first')
+        for variant in self.variants:
+            if variant.borders != self.variants[0].borders:
+                raise ValueError(f'variants "{variant.name}" and "{self.variants[0].name}" differ in a port')
+            for step in variant.steps:
+                self._check_constants(step)
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """The ports as any variant has them, but for the places of their codes."""
+        return self.variants[0].inputs
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        return self.variants[0].outputs
+
+    @property
+    def arena_bytes(self) -> int:
+        """Of the variant that takes most."""
+        return max(variant.arena_bytes for variant in self.variants)
+
+    @property
+    def scratch_bytes_per_thread(self) -> int:
+        """Of the variant that takes most."""
+        return max(variant.scratch_bytes_per_thread for variant in self.variants)
+
+    def _check_constants(self, step: Step) -> None:
+        for operand in step.operands:
+            if isinstance(operand, Constant) and operand.offset >= len(self.constants):
+                raise ValueError(
+                    f'step "{step.label}" uses {operand}, which lies outside the library\'s memory'
+                )
 
 
 def _unique(what: str, names: list[str]) -> None:

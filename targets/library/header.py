@@ -1,19 +1,21 @@
 """The C header of a library: what a C or C++ program sees."""
 
-from targets.library.description import LibraryDescription, Port
+from targets.library.description import LibraryDescription, Port, Variant
 
 # Raised when a function's meaning or arguments change, so that the loader can refuse what it does not know.
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 _FUNCTIONS = (
     "abi_version",
     "build",
     "context_bytes",
     "create",
+    "create_variant",
     "create_in",
     "destroy",
     "run",
     "run_quantized",
+    "variant",
     "step_count",
     "run_step",
     "run_step_quantized",
@@ -34,7 +36,7 @@ def header(description: LibraryDescription) -> str:
         inputs="\n".join(_port_comment("inputs", i, port) for i, port in enumerate(description.inputs)),
         outputs="\n".join(_port_comment("outputs", i, port) for i, port in enumerate(description.outputs)),
         sizes=_sizes(description),
-        requires=", ".join(feature.value for feature in description.cpu_features) or "none",
+        variants="\n".join(_variant_comment(variant) for variant in description.variants),
         arena_bytes=description.arena_bytes,
         scratch_bytes=description.scratch_bytes_per_thread,
         constant_bytes=len(description.constants),
@@ -47,6 +49,11 @@ def comment_text(text: str) -> str:
     return printable.replace("*/", "* /").replace("/*", "/ *")
 
 
+def _variant_comment(variant: Variant) -> str:
+    needs = ", ".join(feature.value for feature in variant.cpu_features) or "none"
+    return f" *   {comment_text(variant.name)}: {needs}"
+
+
 def _port_comment(array: str, index: int, port: Port) -> str:
     layout = f" {comment_text(port.layout)}" if port.layout else ""
     shape = f"[{', '.join(map(str, port.shape))}]{layout}"
@@ -57,11 +64,8 @@ def _port_comment(array: str, index: int, port: Port) -> str:
     codes_bytes = port.elements * port.codes_dtype.bytes
     quantized = f"{port.codes_dtype.c_name}, {codes_bytes} bytes, aligned to {port.codes_alignment}"
     lines.append(f" *     run_quantized: {quantized}")
-    scale, zero_point = (
-        (port.edge.scale, port.edge.zero_point) if port.edge else (port.scale, port.zero_point)
-    )
-    if scale is not None:
-        lines.append(f" *     real value = {scale!r} * (code - ({zero_point or 0}))")
+    if port.codes_scale is not None:
+        lines.append(f" *     real value = {port.codes_scale!r} * (code - ({port.codes_zero_point or 0}))")
     return "\n".join(lines)
 
 
@@ -86,7 +90,9 @@ _HEADER = """\
  *
  * Memory: {constant_bytes} bytes of constants in the library; for each context an arena of {arena_bytes}
  * bytes and {scratch_bytes} bytes of scratch for each thread. Nothing is allocated after create.
- * CPU features: {requires}; create refuses a CPU without them.
+ * Variants, and the CPU features that each needs; create takes the first that this CPU has, or one that needs
+ * as much and is tuned for this CPU, and refuses a CPU that has none:
+{variants}
  * Threads: the library has no state of its own. Different contexts may be used at the same time from
  * different threads; one context serves one call at a time. A context with more than one thread does not
  * survive fork().
@@ -128,7 +134,10 @@ size_t {name}_context_bytes(int threads);
  * a static text that says why. */
 {name}_ctx *{name}_create(int threads, const char **reason);
 
-/* The same in the caller's memory, aligned to 64 bytes. Allocates nothing (but the system makes stacks). */
+/* The same for one variant by name, or for whichever suits this CPU best (NULL). All compute the same. */
+{name}_ctx *{name}_create_variant(const char *variant, int threads, const char **reason);
+
+/* As create, in the caller's memory, aligned to 64 bytes. Allocates nothing (but the system makes stacks). */
 {name}_ctx *{name}_create_in(void *memory, size_t bytes, int threads, const char **reason);
 
 /* Ends the threads and frees what create allocated. NULL is allowed. */
@@ -140,13 +149,16 @@ int {name}_run({name}_ctx *ctx, const void *const *inputs, void *const *outputs)
 /* The same with codes instead of real numbers at the ports. */
 int {name}_run_quantized({name}_ctx *ctx, const void *const *inputs, void *const *outputs);
 
+/* The name of the variant that a context runs. */
+const char *{name}_variant(const {name}_ctx *ctx);
+
 /* Inspection: run is run_step(0), run_step(1), ... with the same arrays. Between two steps the arena holds
- * what the manifest describes as the result of each step, until a later step takes its place. */
-int {name}_step_count(void);
+ * what the manifest describes as the result of each step of this variant, until a later takes its place. */
+int {name}_step_count(const {name}_ctx *ctx);
 int {name}_run_step({name}_ctx *ctx, int step, const void *const *inputs, void *const *outputs);
 int {name}_run_step_quantized({name}_ctx *ctx, int step, const void *const *inputs, void *const *outputs);
 const void *{name}_arena(const {name}_ctx *ctx);
-size_t {name}_arena_bytes(void);
+size_t {name}_arena_bytes(const {name}_ctx *ctx);
 
 #ifdef __cplusplus
 }}

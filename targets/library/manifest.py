@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from targets.library.description import Arena, LibraryDescription, Output, Port, View
+from targets.library.description import Arena, LibraryDescription, Output, Port, Variant, View
 from targets.library.header import ABI_VERSION
 
 FORMAT = "bitloom-library"
@@ -19,23 +19,13 @@ def manifest(
         "abi": ABI_VERSION,
         "name": description.name,
         "triple": triple,
-        "cpu_features": [feature.value for feature in description.cpu_features],
         "files": dict(files),
         "constant_bytes": len(description.constants),
         "arena_bytes": description.arena_bytes,
         "scratch_bytes_per_thread": description.scratch_bytes_per_thread,
         "inputs": [_port(port) for port in description.inputs],
         "outputs": [_port(port) for port in description.outputs],
-        "steps": [
-            {
-                "label": step.label,
-                "layer": step.layer,
-                "kernel": step.kernel,
-                "tiles": step.tiles,
-                "result": None if step.result is None else _view(step.result),
-            }
-            for step in description.steps
-        ],
+        "variants": [_variant(variant) for variant in description.variants],
     }
     taken = sorted({*record, "build"} & set(extra))
     if taken:
@@ -47,17 +37,35 @@ def manifest_text(record: Mapping[str, object]) -> str:
     return json.dumps(record, indent=1, allow_nan=False) + "\n"
 
 
+def _variant(variant: Variant) -> dict[str, object]:
+    return {
+        "name": variant.name,
+        "cpu_features": [feature.value for feature in variant.cpu_features],
+        "arena_bytes": variant.arena_bytes,
+        "scratch_bytes_per_thread": variant.scratch_bytes_per_thread,
+        "steps": [
+            {
+                "label": step.label,
+                "layer": step.layer,
+                "kernel": step.kernel,
+                "tiles": step.tiles,
+                "result": None if step.result is None else _view(step.result),
+            }
+            for step in variant.steps
+        ],
+    }
+
+
 def _port(port: Port) -> dict[str, object]:
-    edge = port.edge
     return {
         "name": port.name,
         "dtype": port.dtype.value,
         "shape": list(port.shape),
         "layout": port.layout,
         "alignment": port.alignment,
-        "scale": edge.scale if edge else port.scale,
-        "zero_point": edge.zero_point if edge else port.zero_point,
-        "codes_dtype": edge.codes.dtype.value if edge else None,
+        "scale": port.codes_scale,
+        "zero_point": port.codes_zero_point,
+        "codes_dtype": port.codes_dtype.value if port.edge else None,
     }
 
 

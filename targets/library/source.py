@@ -15,6 +15,7 @@ from targets.library.description import (
     Port,
     Scratch,
     Step,
+    Variant,
     View,
 )
 from targets.library.header import comment_text
@@ -22,36 +23,64 @@ from targets.library.header import comment_text
 
 def source(description: LibraryDescription, build: str) -> str:
     """`build` is the digest that `<name>_build` returns."""
-    name = description.name
-    movers: dict[int, str] = {}
-    functions: list[str] = []
-    for kind, ports in (("input", description.inputs), ("output", description.outputs)):
-        for index, port in enumerate(ports):
-            if port.edge is not None:
-                movers[port.edge.step] = f"move_{kind}_{index}"
-                functions.append(_mover(kind, index, port, port.edge))
-    rows = [
-        f"    {{step_{i}, {movers.get(i, 'NULL')}, {step.tiles}}},"
-        for i, step in enumerate(description.steps)
-    ]
+    name, variants = description.name, description.variants
     return _SOURCE.format(
         name=name,
         build=build,
-        kernels="\n".join(_kernel_declarations(description.steps)),
-        step_functions="\n".join(_step_function(name, i, step) for i, step in enumerate(description.steps)),
-        movers="\n".join(functions),
-        step_rows="\n".join(rows),
+        kernels="\n".join(_kernel_declarations([step for v in variants for step in v.steps])),
+        variants="\n".join(_variant(description, index) for index in range(len(variants))),
+        variant_rows="\n".join(_variant_row(index, variant) for index, variant in enumerate(variants)),
         ports="\n".join(
             (_port_table("inputs", description.inputs), _port_table("outputs", description.outputs))
         ),
-        requirements=_requirement_table(description),
         input_count=len(description.inputs),
         output_count=len(description.outputs),
-        requirement_count=len(description.cpu_features),
-        arena_bytes=_whole_lines(description.arena_bytes),
-        scratch_bytes=_whole_lines(description.scratch_bytes_per_thread),
-        described_arena_bytes=description.arena_bytes,
+        unknown=f"{name} has no such variant; it holds {_variant_names(description)}",
     )
+
+
+def _variant(description: LibraryDescription, index: int) -> str:
+    """Functions and tables of one variant."""
+    variant, suffix = description.variants[index], f"v{index}"
+    movers: dict[int, str] = {}
+    functions: list[str] = []
+    for kind, ports in (("input", variant.inputs), ("output", variant.outputs)):
+        for number, port in enumerate(ports):
+            if port.edge is not None:
+                movers[port.edge.step] = f"{suffix}_move_{kind}_{number}"
+                functions.append(_mover(movers[port.edge.step], kind, number, port, port.edge))
+    steps = [_step_function(f"{suffix}_step_{i}", description.name, s) for i, s in enumerate(variant.steps)]
+    rows = [
+        f"    {{{suffix}_step_{i}, {movers.get(i, 'NULL')}, {step.tiles}}},"
+        for i, step in enumerate(variant.steps)
+    ]
+    return _VARIANT.format(
+        title=comment_text(variant.name),
+        suffix=suffix,
+        functions="\n".join([*steps, *functions]),
+        rows="\n".join(rows),
+        requirements=_requirement_table(description, index),
+        models=", ".join(f"{model:#x}" for model in variant.models) or "0",
+    )
+
+
+def _variant_row(index: int, variant: Variant) -> str:
+    values = (
+        f'"{variant.name}"',
+        f"v{index}_steps",
+        f"v{index}_requirements",
+        f"v{index}_models",
+        len(variant.steps),
+        len(variant.cpu_features),
+        len(variant.models),
+        _whole_lines(variant.arena_bytes),
+        _whole_lines(variant.scratch_bytes_per_thread),
+    )
+    return f"    {{{', '.join(map(str, values))}}},"
+
+
+def _variant_names(description: LibraryDescription) -> str:
+    return " and ".join(variant.name for variant in description.variants)
 
 
 def constants_assembly(name: str, blob: str) -> str:
@@ -87,8 +116,8 @@ def _address(name: str, operand: Operand) -> str:
             return f"(unsigned char *)scratch + {offset}"
 
 
-def _step_function(name: str, index: int, step: Step) -> str:
-    addresses = [_address(name, operand) for operand in step.operands]
+def _step_function(function: str, library: str, step: Step) -> str:
+    addresses = [_address(library, operand) for operand in step.operands]
     unused = [
         name
         for name, mark in (("at", "at->"), ("scratch", "*)scratch"))
@@ -96,14 +125,14 @@ def _step_function(name: str, index: int, step: Step) -> str:
     ]
     body = "".join(f"    (void){name};\n" for name in unused)
     return (
-        f"/* {index}: {comment_text(step.label)} ({comment_text(step.layer)}) */\n"
-        f"static int32_t step_{index}(const struct bl_operands *at, void *scratch, "
+        f"/* {comment_text(step.label)} ({comment_text(step.layer)}) */\n"
+        f"static int32_t {function}(const struct bl_operands *at, void *scratch, "
         "int32_t begin, int32_t end)\n"
         f"{{\n{body}    return {step.kernel}({', '.join([*addresses, 'begin', 'end'])});\n}}\n"
     )
 
 
-def _mover(kind: str, index: int, port: Port, edge: Edge) -> str:
+def _mover(function: str, kind: str, index: int, port: Port, edge: Edge) -> str:
     """A function with one loop per axis between the caller's dense codes and their place in the arena."""
     codes = edge.codes
     inner = "    " * (len(codes.shape) + 1)
@@ -121,7 +150,7 @@ def _mover(kind: str, index: int, port: Port, edge: Edge) -> str:
         move = f"*codes++ = {_converted(stored, codes.dtype, -codes.storage_offset)};"
     return (
         f"/* {kind} {index}, {comment_text(port.name)}: {_kept(codes)} */\n"
-        f"static void move_{kind}_{index}(const struct bl_operands *at)\n{{\n"
+        f"static void {function}(const struct bl_operands *at)\n{{\n"
         f"    {codes.storage.c_name} *stored = (void *)({_address('', codes.place)});\n"
         f"    {pointer}\n\n{''.join(loops)}{inner}{move}\n}}\n"
     )
@@ -141,14 +170,29 @@ def _port_table(array: str, ports: Sequence[Port]) -> str:
     return f"static const struct bl_port {array}_table[] = {{{', '.join(rows)}}};"
 
 
-def _requirement_table(description: LibraryDescription) -> str:
+def _requirement_table(description: LibraryDescription, index: int) -> str:
+    """What the CPU must have, and what is said where it lacks it."""
+    variant = description.variants[index]
+    holds = f"{description.name} holds {_variant_names(description)}; {variant.name} needs the CPU feature"
     rows = [
-        f"    {{BL_CPU_{feature.name},\n"
-        f'     "{description.name} needs the CPU feature {feature.value}, which this CPU does not have"}},\n'
-        for feature in description.cpu_features
+        f'    {{BL_CPU_{feature.name},\n     "{holds} {feature.value}, which this CPU does not have"}},\n'
+        for feature in variant.cpu_features
     ] or ['    {BL_CPU_SSE4_1, ""}, /* never looked at */\n']
-    return f"static const struct bl_requirement requirements[] = {{\n{''.join(rows)}}};"
+    return f"static const struct bl_requirement v{index}_requirements[] = {{\n{''.join(rows)}}};"
 
+
+_VARIANT = """\
+/* Variant {title}. */
+
+{functions}
+static const struct bl_step {suffix}_steps[] = {{
+{rows}
+}};
+
+{requirements}
+
+static const uint32_t {suffix}_models[] = {{{models}}};
+"""
 
 _SOURCE = """\
 /* {name}.c: generated by bitloom. */
@@ -164,32 +208,31 @@ HIDDEN extern const unsigned char {name}__constants[];
 /* Operands, then the half-open range of tiles. A kernel writes what it was built to write, const or not. */
 {kernels}
 
-{step_functions}
-{movers}
-static const struct bl_step steps[] = {{
-{step_rows}
+{variants}
+static const struct bl_variant variants[] = {{
+{variant_rows}
 }};
 
 {ports}
 
-{requirements}
-
 static const struct bl_library library = {{
-    .steps = steps,
+    .variants = variants,
     .inputs = inputs_table,
     .outputs = outputs_table,
-    .requirements = requirements,
-    .step_count = sizeof steps / sizeof steps[0],
+    .variant_count = sizeof variants / sizeof variants[0],
     .input_count = {input_count},
     .output_count = {output_count},
-    .requirement_count = {requirement_count},
-    .arena_bytes = {arena_bytes},
-    .scratch_bytes = {scratch_bytes},
+    .unknown_variant = "{unknown}",
 }};
 
 static struct bl_context *context_of({name}_ctx *ctx)
 {{
     return (struct bl_context *)ctx;
+}}
+
+static const struct bl_context *inside(const {name}_ctx *ctx)
+{{
+    return (const struct bl_context *)ctx;
 }}
 
 int {name}_abi_version(void)
@@ -209,12 +252,17 @@ size_t {name}_context_bytes(int threads)
 
 {name}_ctx *{name}_create(int threads, const char **reason)
 {{
-    return ({name}_ctx *)bl_create(&library, threads, reason);
+    return ({name}_ctx *)bl_create(&library, NULL, threads, reason);
+}}
+
+{name}_ctx *{name}_create_variant(const char *variant, int threads, const char **reason)
+{{
+    return ({name}_ctx *)bl_create(&library, variant, threads, reason);
 }}
 
 {name}_ctx *{name}_create_in(void *memory, size_t bytes, int threads, const char **reason)
 {{
-    return ({name}_ctx *)bl_create_in(&library, memory, bytes, threads, reason);
+    return ({name}_ctx *)bl_create_in(&library, NULL, memory, bytes, threads, reason);
 }}
 
 void {name}_destroy({name}_ctx *ctx)
@@ -232,9 +280,14 @@ int {name}_run_quantized({name}_ctx *ctx, const void *const *inputs, void *const
     return bl_run(context_of(ctx), 1, inputs, outputs);
 }}
 
-int {name}_step_count(void)
+const char *{name}_variant(const {name}_ctx *ctx)
 {{
-    return library.step_count;
+    return inside(ctx)->variant->name;
+}}
+
+int {name}_step_count(const {name}_ctx *ctx)
+{{
+    return inside(ctx)->variant->step_count;
 }}
 
 int {name}_run_step({name}_ctx *ctx, int step, const void *const *inputs, void *const *outputs)
@@ -249,12 +302,12 @@ int {name}_run_step_quantized({name}_ctx *ctx, int step, const void *const *inpu
 
 const void *{name}_arena(const {name}_ctx *ctx)
 {{
-    return ((const struct bl_context *)ctx)->arena;
+    return inside(ctx)->arena;
 }}
 
-size_t {name}_arena_bytes(void)
+size_t {name}_arena_bytes(const {name}_ctx *ctx)
 {{
-    return {described_arena_bytes};
+    return inside(ctx)->variant->arena_bytes;
 }}
 """
 

@@ -29,6 +29,7 @@ typedef struct {
 void *aligned_alloc(size_t alignment, size_t size);
 void free(void *memory);
 void *memset(void *memory, int byte, size_t size);
+int strcmp(const char *a, const char *b);
 long sysconf(int name);
 long syscall(long number, ...);
 unsigned long getauxval(unsigned long type);

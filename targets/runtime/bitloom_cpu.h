@@ -1,7 +1,8 @@
-/* Which optional instructions this CPU and its operating system offer.
+/* Which optional instructions this CPU and its operating system offer, and which CPU it is.
  *
- * Sources: Intel SDM vol. 2A, CPUID, and vol. 1 ch. 13 (XCR0); Linux arch/arm64/include/uapi/asm/hwcap.h;
- * Apple, "Determining instruction set characteristics".
+ * Sources: Intel SDM vol. 2A, CPUID, and vol. 1 ch. 13 (XCR0); Linux arch/arm64 and arch/arm,
+ * include/uapi/asm/hwcap.h;
+ * Documentation/arch/arm64/cpu-feature-registers.rst; Apple, "Determining instruction set characteristics".
  */
 #ifndef BITLOOM_CPU_H
 #define BITLOOM_CPU_H
@@ -42,26 +43,46 @@ enum bl_cpu_feature {
     BL_CPU_AVX512_BITALG,
     BL_CPU_AVX512_VPOPCNTDQ,
     BL_CPU_AVX512_BF16,
+    BL_CPU_AMX_TILE,
+    BL_CPU_AMX_INT8,
     BL_CPU_ASIMD,
     BL_CPU_ATOMICS,
     BL_CPU_ASIMDHP,
     BL_CPU_ASIMDRDM,
     BL_CPU_ASIMDDP,
     BL_CPU_SVE,
-    BL_CPU_I8MM
+    BL_CPU_I8MM,
+    BL_CPU_NEON,
+    BL_CPU_VFPV4,
+    BL_CPU_IDIVA
 };
 
 #if defined(__x86_64__) || defined(__i386__)
 
 enum { BL_EAX, BL_EBX, BL_ECX, BL_EDX };
 
-/* State that the operating system must save, as bits of XCR0: SSE|AVX, and with opmask, ZMM_Hi256, Hi16_ZMM. */
-enum { BL_XCR0_NONE = 0, BL_XCR0_AVX = 0x06, BL_XCR0_AVX512 = 0xe6 };
+/* State that the operating system must save, as bits of XCR0: SSE|AVX, with opmask, ZMM_Hi256, Hi16_ZMM, and with
+ * XTILECFG, XTILEDATA. */
+enum { BL_XCR0_NONE = 0, BL_XCR0_AVX = 0x06, BL_XCR0_AVX512 = 0xe6, BL_XCR0_AMX = 0x600e6 };
 
 struct bl_cpuid_bit {
     uint32_t leaf;
-    uint8_t subleaf, reg, bit, xcr0;
+    uint8_t subleaf, reg, bit;
+    uint32_t xcr0;
 };
+
+/* Linux gives a process tile registers when it asks for them, and all its threads from then on: 8 KB more for each
+ * context switch. It refuses where a thread's alternate signal stack is too small for them. Source: Linux
+ * Documentation/arch/x86/xstate.rst. */
+static inline int bl_tiles_are_granted(void)
+{
+#if defined(__linux__)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+#else
+    return 0;
+#endif
+}
 
 static inline uint32_t bl_xcr0(void)
 {
@@ -102,6 +123,8 @@ static inline int bl_cpu_has(enum bl_cpu_feature feature)
         [BL_CPU_AVX512_BITALG] = {7, 0, BL_ECX, 12, BL_XCR0_AVX512},
         [BL_CPU_AVX512_VPOPCNTDQ] = {7, 0, BL_ECX, 14, BL_XCR0_AVX512},
         [BL_CPU_AVX512_BF16] = {7, 1, BL_EAX, 5, BL_XCR0_AVX512},
+        [BL_CPU_AMX_TILE] = {7, 0, BL_EDX, 24, BL_XCR0_AMX},
+        [BL_CPU_AMX_INT8] = {7, 0, BL_EDX, 25, BL_XCR0_AMX},
     };
     uint32_t registers[4];
     struct bl_cpuid_bit where;
@@ -114,7 +137,16 @@ static inline int bl_cpu_has(enum bl_cpu_feature feature)
         return 0;
     if (!(registers[where.reg] >> where.bit & 1))
         return 0;
-    return where.xcr0 == BL_XCR0_NONE || (bl_xcr0() & where.xcr0) == where.xcr0;
+    if ((bl_xcr0() & where.xcr0) != where.xcr0)
+        return 0;
+    return where.xcr0 != BL_XCR0_AMX || bl_tiles_are_granted();
+}
+
+/* The vendor: the first four letters of its name, the first in the lowest byte. */
+static inline uint32_t bl_cpu_model(void)
+{
+    uint32_t eax, ebx = 0, ecx, edx;
+    return __get_cpuid(0, &eax, &ebx, &ecx, &edx) ? ebx : 0;
 }
 
 #elif defined(__aarch64__) && defined(__linux__)
@@ -140,6 +172,38 @@ static inline int bl_cpu_has(enum bl_cpu_feature feature)
     default:
         return 0;
     }
+}
+
+/* Implementer and part of the core that this thread runs on, as implementer * 65536 + part; 0 where Linux does not let
+ * programs read the register. */
+static inline uint32_t bl_cpu_model(void)
+{
+    uint64_t midr;
+    if (!(getauxval(AT_HWCAP) >> 11 & 1)) /* HWCAP_CPUID */
+        return 0;
+    __asm__("mrs %0, MIDR_EL1" : "=r"(midr));
+    return (uint32_t)(midr >> 24 & 0xff) << 16 | (uint32_t)(midr >> 4 & 0xfff);
+}
+
+#elif defined(__arm__) && defined(__linux__)
+
+static inline int bl_cpu_has(enum bl_cpu_feature feature)
+{
+    switch (feature) {
+    case BL_CPU_NEON:
+        return getauxval(AT_HWCAP) >> 12 & 1;
+    case BL_CPU_VFPV4:
+        return getauxval(AT_HWCAP) >> 16 & 1;
+    case BL_CPU_IDIVA:
+        return getauxval(AT_HWCAP) >> 17 & 1;
+    default:
+        return 0;
+    }
+}
+
+static inline uint32_t bl_cpu_model(void)
+{
+    return 0; /* only the system may read it */
 }
 
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -171,11 +235,21 @@ static inline int bl_cpu_has(enum bl_cpu_feature feature)
     }
 }
 
+static inline uint32_t bl_cpu_model(void)
+{
+    return 0;
+}
+
 #else
 
 static inline int bl_cpu_has(enum bl_cpu_feature feature)
 {
     (void)feature;
+    return 0;
+}
+
+static inline uint32_t bl_cpu_model(void)
+{
     return 0;
 }
 

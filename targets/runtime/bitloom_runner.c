@@ -5,8 +5,8 @@
  *     bytes of each input, bytes of each output,
  *     a struct result for each result that is wanted, in order of steps,
  *     the inputs, one behind the other.
- * The response is each result right after its step, the outputs, and the nanoseconds of each run. With results the
- * library runs step by step, and once; without, `repeat` times as a whole.
+ * The response is the name of the variant that runs, each result right after its step, the outputs, and the
+ * nanoseconds of each run. With results the library runs step by step, and once; without, `repeat` times as a whole.
  */
 #define _POSIX_C_SOURCE 200809L
 #include BL_HEADER
@@ -20,13 +20,14 @@
 #define NAMED(a, b) PASTE(a, b)
 #define LIBRARY(function) NAMED(BL_NAME, function)
 
-enum { BUILD_CHARACTERS = 64, ALIGNMENT = 64 };
+enum { BUILD_CHARACTERS = 64, NAME_CHARACTERS = 64, ALIGNMENT = 64 };
 
 /* What main returns. */
 enum { DONE = 0, BAD_REQUEST = 2, REFUSED = 3, RUN_FAILED = 4, OTHER_BUILD = 5 };
 
 struct request {
     char build[BUILD_CHARACTERS];
+    char variant[NAME_CHARACTERS]; /* empty: the one that suits this CPU best */
     int64_t threads, quantized, repeat, inputs, outputs, results;
 };
 
@@ -85,12 +86,13 @@ static void run_steps(LIBRARY(ctx) * context, const struct request *request, con
     const unsigned char *arena = LIBRARY(arena)(context);
     int64_t given = 0;
 
-    for (int step = 0; step < LIBRARY(step_count)(); step++) {
+    for (int step = 0; step < LIBRARY(step_count)(context); step++) {
         check(request->quantized ? LIBRARY(run_step_quantized)(context, step, inputs, outputs)
                                  : LIBRARY(run_step)(context, step, inputs, outputs));
         for (; given < request->results && results[given].step == step; given++) {
             const struct result *result = &results[given];
-            give((result->output < 0 ? arena : (const unsigned char *)outputs[result->output]) + result->offset, result->bytes);
+            const unsigned char *memory = result->output < 0 ? arena : outputs[result->output];
+            give(memory + result->offset, result->bytes);
         }
     }
 }
@@ -114,9 +116,11 @@ int main(void)
         inputs[i] = take((size_t)input_bytes[i], 1);
     for (size_t i = 0; i < output_count; i++)
         outputs[i] = get((size_t)output_bytes[i], 1);
-    context = LIBRARY(create)((int)request->threads, &reason);
+    context = LIBRARY(create_variant)(request->variant[0] ? request->variant : NULL, (int)request->threads, &reason);
     if (!context)
         finish(REFUSED, reason);
+    strncpy(request->variant, LIBRARY(variant)(context), NAME_CHARACTERS - 1);
+    give(request->variant, NAME_CHARACTERS);
     if (request->results > 0)
         run_steps(context, request, results, inputs, outputs);
     for (int64_t i = 0; request->results == 0 && i < request->repeat; i++) {

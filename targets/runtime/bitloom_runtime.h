@@ -6,44 +6,13 @@
 #ifndef BITLOOM_RUNTIME_H
 #define BITLOOM_RUNTIME_H
 
-#include "bitloom_cpu.h"
+#include "bitloom_library.h"
 #include "bitloom_signal.h"
 #include "bitloom_system.h"
 
 enum { BL_THREADS_MOST = 256, BL_WORKER_STACK_BYTES = 1 << 20 }; /* musl's default stack is 128 KiB */
 
 enum bl_status { BL_OK = 0, BL_BAD_ARGUMENT = 1, BL_KERNEL_FAILED = 2 };
-
-/* The memory that a step reads and writes. */
-struct bl_operands {
-    unsigned char *arena;
-    const void *const *inputs;
-    void *const *outputs;
-};
-
-struct bl_step {
-    int32_t (*run)(const struct bl_operands *at, void *scratch, int32_t begin, int32_t end);
-    /* For a quantize or dequantize step at the library's edge: moves the port's codes in its place; else NULL. */
-    void (*move_codes)(const struct bl_operands *at);
-    int32_t tiles;
-};
-
-struct bl_port {
-    size_t alignment, codes_alignment; /* bytes */
-};
-
-struct bl_requirement {
-    enum bl_cpu_feature feature;
-    const char *complaint;
-};
-
-struct bl_library {
-    const struct bl_step *steps;
-    const struct bl_port *inputs, *outputs;
-    const struct bl_requirement *requirements;
-    int step_count, input_count, output_count, requirement_count;
-    size_t arena_bytes, scratch_bytes; /* scratch: for each thread; both are multiples of the cache line */
-};
 
 struct bl_job {
     struct bl_operands at;
@@ -69,6 +38,7 @@ struct bl_context {
     _Alignas(BL_CACHE_LINE) _Atomic int32_t unfinished; /* tiles of the current step */
     _Alignas(BL_CACHE_LINE) struct bl_job job;
     const struct bl_library *library;
+    const struct bl_variant *variant;
     unsigned char *arena, *scratch;
     void *allocation; /* to be freed, or NULL */
     int threads;
@@ -97,19 +67,25 @@ static inline int bl_thread_count(int threads)
     return threads > 0 && threads <= BL_THREADS_MOST ? threads : 0;
 }
 
+/* Of whichever variant takes most. */
 static inline size_t bl_context_bytes(const struct bl_library *library, int threads)
 {
-    size_t count = (size_t)bl_thread_count(threads);
+    size_t count = (size_t)bl_thread_count(threads), most = 0;
+
     if (count == 0)
         return 0;
-    return sizeof(struct bl_context) + count * sizeof(struct bl_worker) + library->arena_bytes +
-           count * library->scratch_bytes;
+    for (int i = 0; i < library->variant_count; i++) {
+        const struct bl_variant *variant = &library->variants[i];
+        size_t bytes = variant->arena_bytes + count * variant->scratch_bytes;
+        most = bytes > most ? bytes : most;
+    }
+    return sizeof(struct bl_context) + count * sizeof(struct bl_worker) + most;
 }
 
 static inline void bl_run_tiles(struct bl_context *context, const struct bl_worker *worker, int32_t begin, int32_t end)
 {
-    const struct bl_step *step = &context->library->steps[context->job.step];
-    unsigned char *scratch = context->scratch + (size_t)worker->index * context->library->scratch_bytes;
+    const struct bl_step *step = &context->variant->steps[context->job.step];
+    unsigned char *scratch = context->scratch + (size_t)worker->index * context->variant->scratch_bytes;
 
     if (step->run(&context->job.at, scratch, begin, end) != 0)
         atomic_store_explicit(&context->kernel_failed, 1, memory_order_relaxed);
@@ -133,7 +109,7 @@ static inline void bl_advance(struct bl_context *context, const struct bl_worker
     struct bl_job *job = &context->job;
 
     while (++job->step < job->last) {
-        const struct bl_step *step = &context->library->steps[job->step];
+        const struct bl_step *step = &context->variant->steps[job->step];
         if (job->quantized && step->move_codes) {
             step->move_codes(&job->at);
         } else if (step->tiles == 1 || context->threads == 1) {
@@ -239,23 +215,17 @@ static inline void bl_destroy(struct bl_context *context)
     free(context->allocation);
 }
 
-static inline const char *bl_missing_feature(const struct bl_library *library)
-{
-    for (int i = 0; i < library->requirement_count; i++)
-        if (!bl_cpu_has(library->requirements[i].feature))
-            return library->requirements[i].complaint;
-    return NULL;
-}
-
-static inline const char *bl_open(const struct bl_library *library, struct bl_context *context, int threads)
+static inline const char *bl_open(const struct bl_library *library, const struct bl_variant *variant,
+                                  struct bl_context *context, int threads)
 {
     memset(context, 0, sizeof *context);
     /* A team larger than the machine waits for its own members: they need the cores. */
     bl_signal_open(&context->signal, threads > bl_cores() ? 0 : BL_SPINS);
     context->library = library;
+    context->variant = variant;
     context->threads = threads;
     context->arena = (unsigned char *)&context->workers[threads];
-    context->scratch = context->arena + library->arena_bytes;
+    context->scratch = context->arena + variant->arena_bytes;
     for (int i = 0; i < threads; i++) {
         memset(&context->workers[i], 0, sizeof context->workers[i]);
         context->workers[i].context = context;
@@ -276,20 +246,25 @@ static inline struct bl_context *bl_refuse(const char *complaint, const char **r
     return NULL;
 }
 
-static inline struct bl_context *bl_create_in(const struct bl_library *library, void *memory, size_t bytes, int threads,
-                                              const char **reason)
+/* wanted: the name of a variant, or NULL for the one that suits this CPU best. */
+static inline struct bl_context *bl_create_in(const struct bl_library *library, const char *wanted, void *memory,
+                                              size_t bytes, int threads, const char **reason)
 {
-    const char *complaint = bl_missing_feature(library);
+    const char *complaint = NULL;
+    const struct bl_variant *variant = bl_choose(library, wanted, &complaint);
     int count = bl_thread_count(threads);
 
-    if (!complaint && count == 0)
+    if (!variant)
+        return bl_refuse(complaint, reason);
+    complaint = NULL;
+    if (count == 0)
         complaint = "the number of threads must be 0 (all cores) to 256";
-    if (!complaint && (!memory || (uintptr_t)memory % BL_CACHE_LINE != 0))
+    else if (!memory || (uintptr_t)memory % BL_CACHE_LINE != 0)
         complaint = "the memory for the context must be aligned to 64 bytes";
-    if (!complaint && bytes < bl_context_bytes(library, count))
+    else if (bytes < bl_context_bytes(library, count))
         complaint = "the memory for the context is smaller than context_bytes(threads)";
-    if (!complaint)
-        complaint = bl_open(library, memory, count);
+    else
+        complaint = bl_open(library, variant, memory, count);
     if (complaint)
         return bl_refuse(complaint, reason);
     if (reason)
@@ -297,7 +272,8 @@ static inline struct bl_context *bl_create_in(const struct bl_library *library, 
     return memory;
 }
 
-static inline struct bl_context *bl_create(const struct bl_library *library, int threads, const char **reason)
+static inline struct bl_context *bl_create(const struct bl_library *library, const char *wanted, int threads,
+                                           const char **reason)
 {
     int count = bl_thread_count(threads);
     size_t bytes = bl_context_bytes(library, count ? count : 1);
@@ -307,7 +283,7 @@ static inline struct bl_context *bl_create(const struct bl_library *library, int
 
     if (!memory)
         return bl_refuse("out of memory", reason);
-    context = bl_create_in(library, memory, bytes, count ? count : threads, reason);
+    context = bl_create_in(library, wanted, memory, bytes, count ? count : threads, reason);
     if (context)
         context->allocation = memory;
     else
@@ -351,13 +327,13 @@ static inline int bl_run_range(struct bl_context *context, int first, int last, 
 
 static inline int bl_run(struct bl_context *context, int quantized, const void *const *inputs, void *const *outputs)
 {
-    return bl_run_range(context, 0, context->library->step_count, quantized, inputs, outputs);
+    return bl_run_range(context, 0, context->variant->step_count, quantized, inputs, outputs);
 }
 
 static inline int bl_run_step(struct bl_context *context, int step, int quantized, const void *const *inputs,
                               void *const *outputs)
 {
-    if (step < 0 || step >= context->library->step_count)
+    if (step < 0 || step >= context->variant->step_count)
         return BL_BAD_ARGUMENT;
     return bl_run_range(context, step, step + 1, quantized, inputs, outputs);
 }

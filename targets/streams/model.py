@@ -122,6 +122,7 @@ def model_files(model: NpuModel, facts: Mapping[str, Any]) -> dict[str, bytes]:
         "version": VERSION,
         "name": model.name,
         **facts,
+        "variants": [{"name": model.config.name}],
         "npu": dataclasses.asdict(model.config),
         "files": {"commands": f"{model.name}{COMMANDS}", "constants": f"{model.name}{CONSTANTS}"},
         "host_bytes": model.host_bytes,

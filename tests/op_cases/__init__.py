@@ -72,6 +72,12 @@ def code_types(draw: DrawFn, elements: tuple[ElementType, ...] = ACTIVATIONS) ->
 
 
 @st.composite
+def bipolar_types(draw: DrawFn) -> QuantizedType:
+    """Types of b1 activations, which have a scale alone."""
+    return QuantizedType(ElementType.B1, Quantization((float(np.float32(draw(st.floats(2**-8, 2**-2)))),)))
+
+
+@st.composite
 def activations(
     draw: DrawFn, shape: Shape, elements: tuple[ElementType, ...] = ACTIVATIONS
 ) -> tuple[TensorType, Array]:
@@ -81,11 +87,18 @@ def activations(
 
 
 @st.composite
+def signs(draw: DrawFn, shape: Shape) -> tuple[TensorType, Array]:
+    """A b1 type of the given shape and codes of it."""
+    type_ = quantized(shape, draw(bipolar_types()))
+    return type_, draw(codes(type_))
+
+
+@st.composite
 def codes(draw: DrawFn, type_: TensorType) -> Array:
     """Codes of a type: uniform, or its two extremes only."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     low, high = type_.element.low, type_.element.high
-    if draw(st.integers(0, 3)) == 0:
+    if type_.element is ElementType.B1 or draw(st.integers(0, 3)) == 0:
         return rng.choice([low, high], type_.shape).astype(type_.element.dtype)
     return rng.integers(low, high + 1, type_.shape).astype(type_.element.dtype)
 

@@ -8,13 +8,13 @@ from hypothesis.strategies import DrawFn
 
 from compiler.ir.types import f32, quantized
 from compiler.ops.edge import Dequantize, Quantize, Requantize
-from tests.op_cases import OpCase, activations, code_types, codes, shapes
+from tests.op_cases import OpCase, activations, bipolar_types, code_types, codes, shapes, signs
 from tests.op_cases.convolution import CLAMPS
 
 
 @st.composite
 def quantizations(draw: DrawFn) -> OpCase:
-    to = draw(code_types())
+    to = draw(code_types() | bipolar_types())
     shape = draw(shapes(3))
     type_ = quantized(shape, to)
     near = (draw(codes(type_)).astype(np.float64) * 1.2 - to.zero_point) * to.scale
@@ -23,14 +23,16 @@ def quantizations(draw: DrawFn) -> OpCase:
 
 @st.composite
 def dequantizations(draw: DrawFn) -> OpCase:
-    type_, array = draw(activations(draw(shapes(3))))
+    shape = draw(shapes(3))
+    type_, array = draw(activations(shape) | signs(shape))
     return OpCase(Dequantize(), (type_,), (array,))
 
 
 @st.composite
 def requantizations(draw: DrawFn) -> OpCase:
-    type_, array = draw(activations(draw(shapes(3))))
-    op = Requantize(draw(code_types()), draw(st.sampled_from(CLAMPS)))
+    shape = draw(shapes(3))
+    type_, array = draw(activations(shape) | signs(shape))
+    op = Requantize(draw(code_types() | bipolar_types()), draw(st.sampled_from(CLAMPS)))
     return OpCase(op, (type_,), (array,))
 
 

@@ -7,15 +7,16 @@ from hypothesis.strategies import DrawFn
 
 from compiler.ops.dense import Dense
 from compiler.ops.matmul import MatMul
-from tests.op_cases import OpCase, activations, code_types, shapes
+from tests.op_cases import OpCase, activations, bipolar_types, code_types, shapes, signs
 from tests.op_cases.convolution import CLAMPS, weights
 
 
 @st.composite
 def dense_layers(draw: DrawFn) -> OpCase:
-    x_type, x = draw(activations(draw(st.integers(1, 3).flatmap(shapes))))
+    shape = draw(st.integers(1, 3).flatmap(shapes))
+    x_type, x = draw(activations(shape) | signs((*shape[:-1], 5 * shape[-1])))
     types, arrays = draw(weights((draw(st.integers(1, 5)), x_type.shape[-1]), x_type))
-    to = draw(st.none() | code_types())
+    to = draw(st.none() | code_types() | bipolar_types())
     op = Dense(draw(st.sampled_from(CLAMPS)) if to else None, to)
     return OpCase(op, (x_type, *types), (x, *arrays), frozenset({1, 2}))
 

@@ -10,13 +10,17 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from compiler.ir.types import quantized
 from compiler.ops.shape import Reshape, Transpose
 from compiler.ops.slicing import Broadcast, Concat, Gather, Pad, PadMode, Slice
-from tests.op_cases import OpCase, activations, code_types, codes, shapes
+from tests.op_cases import OpCase, activations, code_types, codes, shapes, signs
 
 
 @st.composite
 def reshapes(draw: DrawFn) -> OpCase:
     shape = draw(shapes(3))
-    type_, array = draw(activations(shape))
+    if draw(st.integers(0, 3)) == 0:  # bits move by whole bytes
+        shape = (*shape[:2], 8 * shape[2])
+        type_, array = draw(signs(shape))
+    else:
+        type_, array = draw(activations(shape))
     wanted = draw(st.sampled_from([(math.prod(shape),), (shape[0] * shape[1], shape[2]), (1, *shape)]))
     return OpCase(Reshape(wanted), (type_,), (array,))
 

@@ -1,0 +1,25 @@
+"""This project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import bitloom
+from benchmarks.case import Case
+from benchmarks.engines import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    target: str
+
+    def prepare(self, case: Case, folder: Path) -> Path:
+        out = folder / f"{case.name}-bitloom"
+        return bitloom.compile(
+            case.model, target=self.target, calibration=list(case.calibration), output=out
+        ).path
+
+    def open(self, prepared: Path, case: Case, threads: int) -> Run:
+        model = bitloom.load(prepared, threads=threads)
+        return lambda: model(case.timed_input)
