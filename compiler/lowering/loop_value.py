@@ -90,6 +90,8 @@ class Lanes:
             case Rescale(value, multiplier, shift):
                 v, m, s = (self.value(x) for x in (value, multiplier, shift))
                 lanes = max(map(lanes_of, (v, m, s)))
+                if self.machine.is_aarch64 and lanes > 1:
+                    return _rescale_neon(v, m, s, lanes)
                 # Before AVX-512 x86 has no arithmetic shift of 64-bit lanes, and the detour gains nothing.
                 in_pairs = self.machine.is_x86 and self.machine.vector_bits == 512 and lanes > 1
                 return (_rescale_pairs if in_pairs else _rescale)(v, m, s, lanes)
@@ -227,6 +229,35 @@ def _rescale(value: Value, multiplier: Value, shift: Value, lanes: int) -> Value
     half = one << (_wide(shift) - one)
     product = spread(_wide(value), lanes) * spread(_wide(multiplier), lanes)
     return ((product + spread(half, lanes)) >> spread(_wide(shift), lanes)).astype(_lanes("int32", lanes))
+
+
+def _rescale_neon(value: Value, multiplier: Value, shift: Value, lanes: int) -> Value:
+    """SQDMULH (floor of value * multiplier / 2**31), then SRSHL by what is left of the shift, which rounds.
+
+    Exact for shifts from 32 on, because floors nest. A smaller one first moves the value left by 32 - shift,
+    which saturates from |value| = 2**(shift - 1) on: there the result is at least 2**29, as the multiplier
+    is at least 2**30.
+    """
+    width = min(lanes, 4)
+    raised = combine(BinaryOp.MAX, shift, _int(32), ElementType.I32)
+    left, right = raised - shift, 31 - raised
+
+    def part(x: Value, first: int) -> Value:
+        return spread(x, width) if lanes_of(x) == 1 else _elements([x], first, width)
+
+    def call(name: str, a: Value, b: Value) -> Value:
+        return tirx.call_llvm_pure_intrin(f"int32x{width}", f"llvm.aarch64.neon.{name}.v{width}i32", a, b)
+
+    parts: list[Value] = []
+    for first in range(0, lanes, width):
+        v, m, to_left, to_right = (part(x, first) for x in (value, multiplier, left, right))
+        parts.append(call("srshl", call("sqdmulh", call("sqshl", v, to_left), m), to_right))
+    return parts[0] if len(parts) == 1 else _elements(parts, 0, lanes)
+
+
+def _elements(vectors: list[Value], first: int, count: int) -> Value:
+    """A run of elements of the concatenated vectors."""
+    return tirx.Shuffle(vectors, [_int(i) for i in range(first, first + count)])
 
 
 def _rounded(product: Value) -> Value:

@@ -53,6 +53,10 @@ class CpuMachine:
         return self.dot not in (DotProduct.SDOT, DotProduct.SMMLA, DotProduct.SMLAL)
 
     @property
+    def is_aarch64(self) -> bool:
+        return str(dict(self.target).get("mtriple", "")).startswith(("aarch64", "arm64"))
+
+    @property
     def permutes_bytes(self) -> bool:
         """Whether one instruction looks bytes up in two registers of 64 (vpermi2b)."""
         return "avx512vbmi" in self.required_features
