@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -185,28 +184,12 @@ def rescale_operands() -> dict[str, Array]:
     return {"x": a, "multiplier": m, "shift": s}
 
 
-def up_to_29_bits(outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What `Rescale` promises."""
-    return {name: np.clip(y, -(1 << 29), 1 << 29) for name, y in outputs.items()}
-
-
 @pytest.mark.parametrize("machine", RUNNABLE, ids=lambda m: m.name)
 def test_rescale_is_exact_for_every_shift_and_extreme(machine: CpuMachine) -> None:
     operands = rescale_operands()
     plan = plan_loops(rescale_form(operands["x"].size), machine)
     kernel = load_kernels([plan])[plan.symbol]
-    promised = up_to_29_bits if machine.is_aarch64 else dict[str, Array]
-    assert_same(promised(run_kernel(plan, kernel, operands)), promised(evaluate(plan.form, operands)))
-
-
-@pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="qemu-aarch64 is not installed")
-def test_rescale_is_exact_on_arm_for_every_shift_and_extreme() -> None:
-    operands = rescale_operands()
-    form = rescale_form(operands["x"].size)
-    plans = [plan_loops(form, machine) for machine in (CORTEX_A53, NEOVERSE_N1)]
-    wanted = up_to_29_bits(evaluate(form, operands))
-    for made in run_emulated(plans, [operands] * len(plans)):
-        assert_same(up_to_29_bits(made), wanted)
+    assert_same(run_kernel(plan, kernel, operands), evaluate(plan.form, operands))
 
 
 @st.composite

@@ -149,10 +149,11 @@ class Lanes:
         """The elements as they lie in memory."""
         memory = self.memory[load.buffer]
         code = code_of_lookup(load) if self.machine.permutes_bytes else None
-        if code is not None and self.lanes == _PERMUTED_BYTES:
+        neon = self.machine.is_aarch64
+        if code is not None and (self.lanes >= 8 if neon else self.lanes == _PERMUTED_BYTES):
             value = self.value(code)
             if lanes_of(value) == self.lanes:
-                return _permuted(memory.buffer, value)
+                return (_permuted_neon if neon else _permuted)(memory.buffer, value)
         return tirx.BufferLoad(memory.buffer, [self._index(memory, Linear.of(load.indices[0]))])
 
     def _index(self, memory: Memory, address: Linear) -> Value:
@@ -283,6 +284,30 @@ def _permuted(table: Any, codes: Value) -> Value:
     )
     chosen = tirx.Select(codes < spread(tirx.const(0, "int8"), lanes), low, high)
     return chosen.astype(_lanes(str(dtype), lanes))
+
+
+def _permuted_neon(table: Any, codes: Value) -> Value:
+    """table[codes + 128] for 8 codes or a multiple of 16, by four lookups in 64 bytes each: for an index
+    beyond them TBL gives 0, TBX what was there. In a loop the table stays in 16 registers."""
+    lanes = lanes_of(codes)
+    width = min(lanes, 16)
+
+    def quarter(i: int) -> list[Value]:
+        starts = range(64 * i, 64 * (i + 1), 16)
+        return [tirx.BufferLoad(table, [tirx.Ramp(_int(s), _int(1), _int(16))]) for s in starts]
+
+    def looked_up(code: Value) -> Value:
+        found: list[Value] = []
+        # Flipping these bits makes index 0 of the code of entry 64 * i.
+        for i, flipped in enumerate((-128, -64, 0, 64)):
+            name = f"llvm.aarch64.neon.{'tbx' if found else 'tbl'}4.v{width}i8"
+            index = code ^ tirx.const(flipped, "int8")
+            found = [tirx.call_llvm_pure_intrin(f"int8x{width}", name, *found, *quarter(i), index)]
+        return found[0]
+
+    firsts = range(0, lanes, width)
+    parts = [looked_up(_elements([codes], first, width)) for first in firsts]
+    return parts[0] if len(parts) == 1 else _elements(parts, 0, lanes)
 
 
 def _rescale_pairs(value: Value, multiplier: Value, shift: Value, lanes: int) -> Value:

@@ -58,8 +58,8 @@ class CpuMachine:
 
     @property
     def permutes_bytes(self) -> bool:
-        """Whether one instruction looks bytes up in two registers of 64 (vpermi2b)."""
-        return "avx512vbmi" in self.required_features
+        """Whether one instruction looks bytes up in two registers of 64 (vpermi2b) or four of 16 (tbl)."""
+        return "avx512vbmi" in self.required_features or self.is_aarch64
 
     @property
     def counts_bits(self) -> bool:
