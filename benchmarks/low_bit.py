@@ -20,11 +20,12 @@ from dataclasses import replace
 import numpy as np
 
 from compiler.loops.form import Convolution
+from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array, ElementType
-from schedules.binary import BinaryPlan
-from schedules.convolution import ConvolutionPlan
+from schedules.binary import plan_binary
+from schedules.binary_geometry import is_binary
+from schedules.convolution import plan_convolution
 from schedules.convolution_layout import ConvolutionLayout
-from schedules.cpu import plan_kernel
 from schedules.machines import host_machine
 from tests.built_kernel import guarded, load
 
@@ -104,14 +105,15 @@ def pushed_out(run: Callable[[int], float], bytes_: int) -> Callable[[int], floa
     return cold
 
 
+def vector_kernel(form: Convolution, machine: CpuMachine) -> ConvolutionLayout:
+    """The kernel of vector instructions: matrix tiles would take an int8 layer of many pixels elsewhere."""
+    return plan_binary(form, machine) if is_binary(form) else plan_convolution(form, machine)
+
+
 def compare(forms: Sequence[Convolution], rounds: int, cold: bool) -> list[list[float]]:
     """Times of each form in turn, a list for each round. cold: weights are not in the second-level cache."""
     machine = host_machine()
-    plans = [
-        p
-        for p in (plan_kernel(form, machine) for form in forms)
-        if isinstance(p, ConvolutionPlan | BinaryPlan)
-    ]
+    plans = [vector_kernel(form, machine) for form in forms]
     functions = load(plans)
     runs = [timed(plan, functions[plan.symbol]) for plan in plans]
     if cold:

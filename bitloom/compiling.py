@@ -33,7 +33,7 @@ from compiler.driver import (
 from compiler.ir.diagnostics import BitloomError
 from compiler.ir.graph import Graph
 from compiler.ir.printer import graph_text
-from compiler.lowering.cache import Cache, default_folder, source_digest
+from compiler.lowering.cache import Cache, default_folder, default_limit, source_digest
 from compiler.lowering.program import Program, lower_variants
 from compiler.numerics.element import Array
 from compiler.quantize.budget import Budget
@@ -111,7 +111,7 @@ def compile(
     imported = import_float(Path(model), shapes)
     _check_layers(options.weights.layers, imported.graph)
     samples = read_calibration(calibration, imported.graph)
-    store = Cache(default_folder() if cache else None)
+    store, limit = Cache(default_folder() if cache else None), default_limit()
     artifact = Artifact(library, Path(output))
     settings = f"{library}\0{options!r}\0{observer} {observer_options}\0{chosen.digest}"
     key = _key(imported, samples, settings)
@@ -130,6 +130,7 @@ def compile(
         facts["bit_widths"] = compilation.bit_widths.as_dict()
     chosen.emit(programs, library, artifact.path, attachments, facts, store, progress)
     store.put("artifacts", key, _pack(artifact))
+    store.trim(limit)
     return artifact
 
 

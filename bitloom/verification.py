@@ -179,9 +179,10 @@ def _bits(array: Array) -> str:
 def verdict_lines(result: Verification, names: Sequence[str], variants: Sequence[str]) -> list[str]:
     """The verdict for people. variants: all that the library holds."""
     if result.difference is not None:
-        return [f"DIFFERENT: variant {result.variant}, {result.difference}"]
-    what = f"{result.layers} layers" if result.layers > len(names) else "the outputs"
-    lines = [f"exact: {what} of {result.samples} samples are equal to the interpreter, bit for bit"]
+        lines = [f"DIFFERENT: {result.difference}"]
+    else:
+        what = f"{result.layers} layers" if result.layers > len(names) else "the outputs"
+        lines = [f"exact: {what} of {result.samples} samples are equal to the interpreter, bit for bit"]
     others = [name for name in variants if name != result.variant]
     if others:
         lines.append(f"variant {result.variant}; not run: {', '.join(others)} (--variant NAME)")

@@ -1,4 +1,4 @@
-"""64-bit Arm CPUs under Linux and Android: the named cores, and any other that LLVM knows."""
+"""Arm CPUs under Linux and Android: the named cores, and any other of 64 bits that LLVM knows."""
 
 from __future__ import annotations
 
@@ -92,6 +92,26 @@ GENERIC_V8_2 = _core(
     mattr=("+v8.2a", "+dotprod"),
 )
 
+# 32-bit Arm. LLVM uses the fused multiply-add and the divide of a core unasked.
+CORTEX_A7 = CpuMachine(
+    name="cortex_a7",
+    target=(
+        ("kind", "llvm"),
+        ("mcpu", "cortex-a7"),
+        ("mtriple", "armv7a-linux-gnueabihf"),
+        ("mfloat-abi", "hard"),
+    ),
+    dot=DotProduct.VMLAL,
+    matrix_tiles=False,
+    vector_bits=128,
+    vector_registers=16,
+    activation_offset=0,
+    l1_bytes=32 << 10,
+    l2_bytes=256 << 10,
+    in_order=True,
+    required_features=("neon", "vfpv4", "idiva"),
+)
+ARM32_MACHINES: Mapping[str, CpuMachine] = {"cortex-a7": CORTEX_A7}
 ARM_MACHINES: Mapping[str, CpuMachine] = {
     "cortex-a53": CORTEX_A53,
     "cortex-a55": CORTEX_A55,

@@ -27,7 +27,7 @@ def check_binary_config(config: ConvolutionConfig, g: Geometry, machine: CpuMach
     c = config
     if c.lanes != machine.lanes:
         raise ValueError(f"{c.lanes} lanes: {machine.name} has vectors of {machine.lanes}")
-    if min(c.vectors, c.columns, c.unroll, c.rows, c.share_rows, c.share_columns, c.share_panels) < 1:
+    if min(c.vectors, c.columns, c.rows, c.share_rows, c.share_columns, c.share_panels) < 1:
         raise ValueError(f"every tile needs at least one element: {c}")
     if not fills_bytes(c.lanes, c.vectors, g):
         raise ValueError(f"{c.vectors} vectors of {c.lanes} channels do not fill bytes of a b1 result")
@@ -35,8 +35,8 @@ def check_binary_config(config: ConvolutionConfig, g: Geometry, machine: CpuMach
         raise ValueError(f"tiles of {c.rows} rows do not divide {g.height} rows and shares of {c.share_rows}")
     if c.columns > g.width:
         raise ValueError(f"a tile of {c.columns} columns is wider than the image of {g.width}")
-    if c.overlaps:
-        raise ValueError("micro-tiles of b1 codes do not overlap")
+    if c.overlaps or c.unroll != 1:
+        raise ValueError("micro-tiles of b1 codes do not overlap, and are long enough without unrolling")
     whole = c.share_columns == g.width
     if not whole and (c.share_columns % c.columns or c.share_columns > g.width or (g.copies and not g.flat)):
         raise ValueError(f"shares of {c.share_columns} columns: tiles have {c.columns}, the image {g.width}")

@@ -88,9 +88,17 @@ class ByteCount(Popcount):
 class ArmCount(ByteCount):
     """EOR, CNT, ADD; then UADDLP and UADALP."""
 
+    add_pairs = "llvm.aarch64.neon.uaddlp"
+
     def widened(self, count: Expr, bytes_: Expr, lanes: int) -> Expr:
-        pairs = tirx.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.uaddlp.v8i16.v16i8", bytes_)
-        return count + tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.uaddlp.v4i32.v8i16", pairs)
+        pairs = tirx.call_llvm_pure_intrin("int16x8", f"{self.add_pairs}.v8i16.v16i8", bytes_)
+        return count + tirx.call_llvm_pure_intrin("int32x4", f"{self.add_pairs}.v4i32.v8i16", pairs)
+
+
+class Arm32Count(ArmCount):
+    """The same by the names of 32-bit Arm: VEOR, VCNT, VADD; then VPADDL and VPADAL."""
+
+    add_pairs = "llvm.arm.neon.vpaddlu"
 
 
 class ArmDotCount(ByteCount):
@@ -140,6 +148,8 @@ def bit_counter(machine: CpuMachine) -> Popcount:
             return ArmDotCount()
         case DotProduct.SMLAL:
             return ArmCount()
+        case DotProduct.VMLAL:
+            return Arm32Count()
         case DotProduct.VNNI | DotProduct.PMADDWD | DotProduct.PMADDUBSW if machine.counts_bits:
             return CarrySave()
         case DotProduct.VNNI:

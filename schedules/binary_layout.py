@@ -57,6 +57,8 @@ class BinaryLayout(ConvolutionLayout):
         match name:
             case "biases":
                 return border_count(form) * self.bias_width, "int32"
+            case "parameters":
+                return len(Parameter), "int32"
             case "borders":
                 return form.out_height + form.out_width, "int32"
             case _:

@@ -1,4 +1,4 @@
-"""The analytic model of convolution micro-tiles on 64-bit Arm: registers, and instructions executed.
+"""The analytic model of convolution micro-tiles on Arm: registers, and instructions executed.
 
 Its figures are those of the code that LLVM makes (`benchmarks.arm_static`).
 """
@@ -30,6 +30,7 @@ _COSTS = {
     DotProduct.SDOT: _Cost(pixels=1, registers=1, multiplies=1, loads=0.25, temporaries=0, fold=0),
     DotProduct.SMMLA: _Cost(pixels=2, registers=2, multiplies=1, loads=1, temporaries=2, fold=1),
     DotProduct.SMLAL: _Cost(pixels=1, registers=4, multiplies=3, loads=1, temporaries=8, fold=4),
+    DotProduct.VMLAL: _Cost(pixels=1, registers=4, multiplies=3, loads=1, temporaries=2, fold=7),
 }
 
 
@@ -67,7 +68,7 @@ def unrolled_steps(vectors: int, g: Geometry, machine: CpuMachine) -> int:
     which hide its latencies; more where weights are indexed, as their first loads hide behind nothing."""
     if indexes_weights(vectors, g, machine):
         return min(12, _ADDRESS_REGISTERS // vectors)
-    return {DotProduct.SDOT: 4, DotProduct.SMMLA: 2, DotProduct.SMLAL: 2}[g.dot.kind]
+    return {DotProduct.SDOT: 4, DotProduct.SMMLA: 2, DotProduct.SMLAL: 2, DotProduct.VMLAL: 1}[g.dot.kind]
 
 
 def micro_tile_instructions(pixels: int, vectors: int, g: Geometry, machine: CpuMachine) -> float:

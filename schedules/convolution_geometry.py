@@ -48,8 +48,8 @@ def dot_shape(form: Convolution, machine: CpuMachine) -> DotShape:
             return DotShape(DotProduct.SDOT, 4, "int8")
         case DotProduct.SMMLA if stored == "int8":
             return DotShape(DotProduct.SMMLA, 8, "int8")
-        case DotProduct.SMLAL if stored == "int8":
-            return DotShape(DotProduct.SMLAL, 16, "int8")
+        case DotProduct.SMLAL | DotProduct.VMLAL if stored == "int8":
+            return DotShape(machine.dot, 16, "int8")
         case _:
             return _plain(stored)
 
@@ -93,6 +93,17 @@ class Geometry:
         return max(1, 8 // self.form.weight.bits)
 
     @property
+    def lift(self) -> int:
+        """Bits by which a narrow weight is multiplied while it stays at the top of its byte, and its sum of
+        products with it, as long as that fits; 0 where weights are unpacked to their value."""
+        element = self.form.weight
+        if self.dot.kind is not DotProduct.VNNI or element not in (ElementType.I4, ElementType.I2):
+            return 0
+        lift = 8 - element.bits
+        largest = self.form.taps * 255 * (element.weight_limit << lift)
+        return lift if largest < 1 << 31 else 0
+
+    @property
     def steps(self) -> int:
         """Dot-product steps per segment."""
         return -(-self.run // self.dot.products)
@@ -106,7 +117,7 @@ class Geometry:
     def ends_in_half(self) -> bool:
         """Whether a segment's last step has products in its first half alone, and SMLAL can stop there."""
         rest = self.run % self.dot.products
-        return self.dot.kind is DotProduct.SMLAL and 0 < rest <= self.dot.products // 2
+        return self.dot.kind in (DotProduct.SMLAL, DotProduct.VMLAL) and 0 < rest <= self.dot.products // 2
 
     @property
     def peels(self) -> bool:
@@ -179,7 +190,7 @@ def walk(form: Convolution, dot: DotShape, stored: str) -> Geometry:
     touching = form.groups == 1 and form.dilation[1] == 1 and pitch == form.in_channels
     inputs = form.in_channels // form.groups
     run = inputs * form.kernel_width if touching else inputs
-    if dot.kind is DotProduct.SMLAL and run <= _SHORT_RUN:
+    if dot.kind in (DotProduct.SMLAL, DotProduct.VMLAL) and run <= _SHORT_RUN:
         dot = _plain(stored)
     pixels = form.batch * form.out_height * form.out_width
     return Geometry(

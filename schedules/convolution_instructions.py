@@ -6,14 +6,16 @@ from compiler.lowering.machine import CpuMachine, DotProduct
 from schedules.convolution_layout import ConvolutionLayout
 from schedules.intrinsics import PlainInstructions
 from schedules.intrinsics_arm import NeonInstructions, SignedDot, SignedMatrix, WideningDot
-from schedules.intrinsics_x86 import ByteDot, PairDot, WordDot, X86Instructions
+from schedules.intrinsics_arm32 import Neon32Instructions, WideningDot32
+from schedules.intrinsics_x86 import ByteDot, LiftedDot, PairDot, WordDot, X86Instructions
 
 
 def instructions(plan: ConvolutionLayout) -> PlainInstructions:
     """Vector code for the plan's dot product."""
     match plan.geometry.dot.kind, plan.machine.dot:
         case DotProduct.VNNI, _:
-            return ByteDot()
+            lift = plan.geometry.lift
+            return LiftedDot(lift) if lift else ByteDot()
         case DotProduct.PMADDUBSW, _:
             return PairDot()
         case DotProduct.PMADDWD, native:
@@ -24,6 +26,10 @@ def instructions(plan: ConvolutionLayout) -> PlainInstructions:
             return SignedMatrix()
         case DotProduct.SMLAL, _:
             return WideningDot()
+        case DotProduct.VMLAL, _:
+            return WideningDot32()
+        case _, DotProduct.VMLAL:
+            return Neon32Instructions()
         case _, DotProduct.SDOT | DotProduct.SMMLA | DotProduct.SMLAL:
             return NeonInstructions()
         case _:
@@ -37,5 +43,7 @@ def arithmetic(machine: CpuMachine) -> PlainInstructions:
             return X86Instructions()
         case DotProduct.SDOT | DotProduct.SMMLA | DotProduct.SMLAL:
             return NeonInstructions()
+        case DotProduct.VMLAL:
+            return Neon32Instructions()
         case DotProduct.NONE:
             return PlainInstructions()

@@ -2,7 +2,8 @@
 
 Weights: per group of channels and panel of a micro-tile's channels, [segment, step group, vector, lane,
 product] bytes. Codes narrower than a byte put the weights of `fields` successive steps into one byte,
-the first in the lowest bits, as unsigned codes: so one vector load serves several steps.
+the first in the lowest bits: so one vector load serves several steps. They are in two's complement where
+products are lifted (`Geometry.lift`), and else unsigned, from the lowest code on.
 Channels: per panel a row for each of ChannelField, all int32.
 """
 
@@ -78,7 +79,9 @@ def split_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -
 def pack_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -> Array:
     """int8 bytes of codes [out_channels, kernel_height, kernel_width, in_channels / groups]."""
     panels = panel_vectors(geometry.group_outputs, lanes, vectors)
-    packed = _pack_fields(split_weights(weight, geometry, lanes, vectors), geometry.form.weight)
+    packed = _pack_fields(
+        split_weights(weight, geometry, lanes, vectors), geometry.form.weight, signed=geometry.lift > 0
+    )
     parts: list[Array] = []
     for group in packed:
         first = 0
@@ -88,12 +91,15 @@ def pack_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) ->
     return np.concatenate(parts)
 
 
-def _pack_fields(codes: Array, element: ElementType) -> Array:
+def _pack_fields(codes: Array, element: ElementType, *, signed: bool) -> Array:
     """Bytes of codes whose axis 3 (steps) shrinks by the number of fields in a byte."""
     if element.bits == 8:
         return codes
     fields = 8 // element.bits
-    unsigned = (codes > 0) if element is ElementType.B1 else codes - element.low
+    if signed:
+        unsigned = codes & ((1 << element.bits) - 1)
+    else:
+        unsigned = (codes > 0) if element is ElementType.B1 else codes - element.low
     steps = codes.shape[3]
     padding = [(0, 0)] * codes.ndim
     padding[3] = (0, -steps % fields)

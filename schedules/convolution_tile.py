@@ -10,7 +10,7 @@ from schedules.bits import packed_bytes
 from schedules.convolution_packing import ChannelField, Parameter
 from schedules.convolution_pairs_tir import accumulate_sorted
 from schedules.intrinsics import Expr, broadcast, constant, load, reinterpret, store, store_bits, tir, tirx
-from schedules.intrinsics_x86 import PairDot
+from schedules.intrinsics_x86 import LiftedDot, PairDot
 
 if TYPE_CHECKING:
     from schedules.convolution_tir import Share
@@ -274,6 +274,8 @@ class MicroTile:
         element, n = self.g.form.weight, self.plan.vector_bytes // self.code.registers
         if element.bits == 8:
             return packed
+        if isinstance(self.code, LiftedDot):
+            return self.code.lifted(packed, field, n)
         unsigned = tirx.shift_right(
             reinterpret(f"uint8x{n}", packed), constant(field * element.bits, "uint8", n)
         )

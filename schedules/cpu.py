@@ -12,6 +12,7 @@ from schedules.binary_geometry import is_binary
 from schedules.convolution import plan_convolution
 from schedules.depthwise import plan_depthwise
 from schedules.loops import plan_loops
+from schedules.winograd import plan_winograd, winograd_pays
 
 
 def plan_kernel(form: Form, machine: CpuMachine) -> KernelPlan:
@@ -25,4 +26,6 @@ def plan_kernel(form: Form, machine: CpuMachine) -> KernelPlan:
         return plan_binary(form, machine)
     if form.depthwise:
         return plan_depthwise(form, machine)
-    return plan_amx(form, machine) if pays(form, machine) else plan_convolution(form, machine)
+    if pays(form, machine):
+        return plan_amx(form, machine)
+    return plan_winograd(form, machine) if winograd_pays(form, machine) else plan_convolution(form, machine)

@@ -25,7 +25,7 @@ import numpy as np
 
 from compiler.loops.form import Convolution
 from compiler.lowering.kernel import structural_digest
-from compiler.lowering.machine import CpuMachine
+from compiler.lowering.machine import CpuMachine, DotProduct
 from compiler.numerics.element import Array, ElementType
 from schedules.depthwise_layout import VECTORS, ChannelGroup, DepthwiseConfig, DepthwiseLayout
 
@@ -167,10 +167,12 @@ def _lane_choices(machine: CpuMachine) -> tuple[int, ...]:
 def default_config(form: Convolution, machine: CpuMachine) -> DepthwiseConfig:
     """Widest vectors that the channels fill; rows and columns of least `_cost`; bands for `TILE_MACS`."""
     lanes = max(n for n in _lane_choices(machine) if n == 4 or VECTORS * n // 2 < form.out_channels)
-    widest = MAX_COLUMNS if machine.is_x86 else ARM_COLUMNS
+    # Fewer registers take fewer columns, and rows only lengthen the code that addresses them one by one.
+    scarce = machine.dot is DotProduct.VMLAL
+    widest = MAX_COLUMNS if machine.is_x86 else ARM_COLUMNS // 2 if scarce else ARM_COLUMNS
     shapes = [
         (r, c)
-        for r in range(1, min(4, form.out_height) + 1)
+        for r in range(1, min(2 if scarce else 4, form.out_height) + 1)
         for c in range(1, min(widest, form.out_width) + 1)
     ]
     rows, columns = min(shapes, key=lambda s: _cost(form, machine, lanes, *s))

@@ -63,7 +63,7 @@ class DepthwiseLayout:
                 return 4 if narrow else 1
             case DotProduct.PMADDWD:
                 return 2 if not narrow or self.machine.activation_offset else 1
-            case DotProduct.SMLAL | DotProduct.PMADDUBSW | DotProduct.NONE:
+            case DotProduct.SMLAL | DotProduct.VMLAL | DotProduct.PMADDUBSW | DotProduct.NONE:
                 return 1
 
     @cached_property

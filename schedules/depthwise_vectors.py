@@ -17,6 +17,7 @@ from tvm.target.codegen import llvm_lookup_intrinsic_id
 
 from compiler.lowering.machine import DotProduct
 from compiler.numerics.element import ElementType
+from schedules import intrinsics_arm32
 from schedules.depthwise_layout import VECTORS, DepthwiseLayout
 
 Vector = Any  # TVM's expressions carry no types
@@ -125,7 +126,8 @@ def rescale(layout: DepthwiseLayout, lanes: int, accumulator: Vector, f: Factors
 
     scale_up: whether some shift is below `DepthwiseLayout.least_shift`."""
     if not layout.machine.is_x86:
-        return _rescale_neon(accumulator, f, scale_up)
+        neon = _rescale_neon32 if layout.machine.dot is DotProduct.VMLAL else _rescale_neon
+        return neon(accumulator, f, scale_up)
     if scale_up:
         zero = tirx.Broadcast(tirx.const(0, "int32"), lanes)
         bounded = tirx.max(tirx.min(accumulator, f.limit), zero - f.limit)
@@ -139,6 +141,11 @@ def _rescale_neon(accumulator: Vector, f: Factors, scale_up: bool) -> Vector:
         accumulator = _call("llvm.aarch64.neon.sqshl.v4i32", "int32x4", accumulator, f.scale_up)
     high = _call("llvm.aarch64.neon.sqdmulh.v4i32", "int32x4", accumulator, f.multiplier)
     return _call("llvm.aarch64.neon.srshl.v4i32", "int32x4", high, f.shift)
+
+
+def _rescale_neon32(accumulator: Vector, f: Factors, scale_up: bool) -> Vector:
+    moved = intrinsics_arm32.move_left(accumulator, f.scale_up) if scale_up else accumulator
+    return intrinsics_arm32.rescale(moved, f.multiplier, f.shift)
 
 
 def _multiply_high(lanes: int, a: Vector, b: Vector) -> Vector:
@@ -163,6 +170,8 @@ def narrow(layout: DepthwiseLayout, lanes: int, vectors: Sequence[Vector], param
     if layout.packs_bytes:
         return _narrow_bytes(lanes, vectors, parameters)
     if layout.keeps_words and layout.output_dtype == "int8":
+        if layout.machine.dot is DotProduct.VMLAL:
+            return intrinsics_arm32.narrow_to_bytes(vectors, *(parameters[i] for i in (1, 2, 3)))
         return _narrow_neon(vectors, parameters)
     width = VECTORS * lanes
     position = np.argsort(layout.channel_order(lanes).ravel())

@@ -127,6 +127,35 @@ class ByteDot(X86Instructions):
         return tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, accumulator, activations, weights)
 
 
+class LiftedDot(ByteDot):
+    """VPDPBUSD by weights of 4 or 2 bits that stay at the top of their byte, as signed multiples of 2**lift:
+    a shift and a mask unpack them (the topmost field needs the mask alone), and no offset is subtracted.
+    Sums are shifted back, exactly, before the bias is added: see `Geometry.lift` for why they fit.
+    """
+
+    def __init__(self, lift: int) -> None:
+        self.lift = lift
+
+    @property
+    def folds(self) -> bool:
+        return True
+
+    def start(self, bias: Expr, lanes: int) -> list[Expr]:
+        return [constant(0, "int32", lanes)]
+
+    def fold(self, accumulators: Sequence[Expr], bias: Expr, lanes: int) -> list[Expr]:
+        (total,) = accumulators
+        return [tirx.shift_right(total, constant(self.lift, "int32", lanes)) + bias]
+
+    def lifted(self, packed: Expr, field: int, count: int) -> Expr:
+        """The weights of a field times 2**lift, from `count` bytes."""
+        bits = 8 - self.lift
+        codes, left = reinterpret(f"uint8x{count}", packed), 8 - bits * (field + 1)
+        if left:
+            codes = tirx.shift_left(codes, constant(left, "uint8", count))
+        return reinterpret(f"int8x{count}", codes & constant(256 - (1 << self.lift), "uint8", count))
+
+
 class PairDot(X86Instructions):
     """VPMADDUBSW, then VPMADDWD by ones: four products per lane. Exact for weights of which no pair sums to
     more than 128, see `convolution_pairs`; those of less than 8 bits never do."""

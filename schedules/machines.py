@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from compiler.lowering.machine import CpuMachine, DotProduct
-from schedules.arm_machines import ARM_MACHINES, arm_models, select_arm
+from schedules.arm_machines import ARM32_MACHINES, ARM_MACHINES, arm_models, select_arm
 
 # LLVM may use whatever an mcpu implies, so that a machine requires all of it. Names as in /proc/cpuinfo.
 _AVX2 = ("avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "movbe")
@@ -146,7 +146,7 @@ _X86 = (AMX, AVX512_VNNI, AVX512_VNNI_ICELAKE, AVX512_VNNI_CASCADELAKE, AVX_VNNI
 COMPUTERS = (*_X86, APPLE_M1)
 _AMD = ("AuthenticAMD", "HygonGenuine")
 _OF_AMD = (AVX512_VNNI, AVX2_ZEN3)
-MACHINES = (*COMPUTERS, *ARM_MACHINES.values())
+MACHINES = (*COMPUTERS, *ARM_MACHINES.values(), *ARM32_MACHINES.values())
 
 
 def machine_named(name: str) -> CpuMachine:

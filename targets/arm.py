@@ -1,4 +1,4 @@
-"""64-bit Arm under Linux and Android: cores by name or any that LLVM knows, with one of three C libraries.
+"""Arm under Linux and Android: cores by name or any of 64 bits that LLVM knows, with one of the C libraries.
 
 arm/cortex-a53                               for glibc
 arm/cortex-a53@musl                          for another C library
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from compiler.ir.diagnostics import BitloomError
 from compiler.lowering.machine import CpuMachine
-from schedules.arm_machines import ARM_MACHINES, machine_of
+from schedules.arm_machines import ARM32_MACHINES, ARM_MACHINES, machine_of
 from targets.cpu import CpuTarget
 
 # glibc 2.28: Debian 10, Ubuntu 18.10, RHEL 8 and everything since.
@@ -22,6 +22,8 @@ _TRIPLES = {
     "musl": "aarch64-linux-musl",
     "android": "aarch64-linux-android",
 }
+# The same systems for 32 bits, with floats in registers.
+_TRIPLES_32 = {"glibc": "arm-linux-gnueabihf.2.28", "musl": "arm-linux-musleabihf"}
 _SETTINGS = ("mcpu", "features")
 
 
@@ -29,6 +31,8 @@ def targets() -> Iterator[CpuTarget]:
     """The named cores, for glibc."""
     for name, machine in ARM_MACHINES.items():
         yield CpuTarget(f"arm/{name}", machine, _TRIPLES["glibc"])
+    for name, machine in ARM32_MACHINES.items():
+        yield CpuTarget(f"arm/{name}", machine, _TRIPLES_32["glibc"])
 
 
 def target_from(name: str) -> CpuTarget | None:
@@ -40,15 +44,17 @@ def target_from(name: str) -> CpuTarget | None:
     machine = _machine(core)
     if machine is None:
         return None
-    triple = _TRIPLES.get(libc or "glibc")
+    triples = _TRIPLES_32 if machine in ARM32_MACHINES.values() else _TRIPLES
+    triple = triples.get(libc or "glibc")
     if triple is None:
-        raise BitloomError(f'target "{name}": unknown C library "{libc}"', f"known are {', '.join(_TRIPLES)}")
+        raise BitloomError(f'target "{name}": unknown C library "{libc}"', f"known are {', '.join(triples)}")
     return CpuTarget(name, machine, triple)
 
 
 def _machine(core: str) -> CpuMachine | None:
     if not core.startswith("arm:"):
-        return ARM_MACHINES.get(core.removeprefix("arm/")) if core.startswith("arm/") else None
+        known = {**ARM_MACHINES, **ARM32_MACHINES}
+        return known.get(core.removeprefix("arm/")) if core.startswith("arm/") else None
     settings = _settings(core)
     features = re.findall(r"[+-][^+-]*|^[^+-]+", settings.get("features", ""))
     try:

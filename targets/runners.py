@@ -18,10 +18,13 @@ _SSH_FAILED = 255
 _SIGNALLED = 128
 _OTHER_SYSTEM = 90
 
+# What `uname -m` says, as a pattern of sh: kernels of 64 bits may run programs of 32.
+_MACHINES = {"arm": "armv[78]*"}
+
 # One connection: is it the right machine, and where does the program on standard input lie from now on?
 _INSTALL = """\
 system=$(uname -sm)
-[ "$system" = "Linux {architecture}" ] || {{ echo "$system"; exit 90; }}
+case "$system" in "Linux {machine}") ;; *) false ;; esac || {{ echo "$system"; exit 90; }}
 folder=$(mktemp -d) && cat >"$folder/runner" && chmod 700 "$folder/runner" && echo "$folder" && exit
 rm -rf "$folder"; exit 1
 """
@@ -76,7 +79,7 @@ def runner_named(name: str) -> Runner:
 
 
 class Emulator:
-    """A 64-bit Arm core of qemu's user mode."""
+    """An Arm core of qemu's user mode, of 64 or 32 bits as the program is."""
 
     keeps_time = False
 
@@ -86,15 +89,16 @@ class Emulator:
         self._command: list[str] = []
 
     def start(self, program: Path, architecture: str) -> None:
-        if architecture != "aarch64":
-            raise RunnerError(f"{self.name} runs aarch64 libraries; this one is for {architecture}")
-        qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+        if architecture not in ("aarch64", "arm"):
+            raise RunnerError(f"{self.name} runs Arm libraries; this one is for {architecture}")
+        program_name = f"qemu-{architecture}"
+        qemu = shutil.which(program_name) or shutil.which(f"{program_name}-static")
         if qemu is None:
-            raise RunnerError("there is no qemu-aarch64", "Debian and Ubuntu: apt-get install qemu-user")
+            raise RunnerError(f"there is no {program_name}", "Debian and Ubuntu: apt-get install qemu-user")
         listed = _text(_run([qemu, "-cpu", "help"]).stdout).splitlines()
         known = [line.split()[0] for line in listed if line.startswith(" ")]
         if self._cpu not in known:
-            raise RunnerError(f'qemu-aarch64 emulates no "{self._cpu}"', f"it emulates {', '.join(known)}")
+            raise RunnerError(f'{program_name} emulates no "{self._cpu}"', f"it emulates {', '.join(known)}")
         self._command = [qemu, "-cpu", self._cpu, str(program)]
 
     def execute(self, request: bytes) -> Finished:
@@ -132,7 +136,9 @@ class Board:
     def start(self, program: Path, architecture: str) -> None:
         if shutil.which("ssh") is None:
             raise RunnerError("there is no ssh", "Debian and Ubuntu: apt-get install openssh-client")
-        done = self._sh(_INSTALL.format(architecture=architecture), program.read_bytes())
+        done = self._sh(
+            _INSTALL.format(machine=_MACHINES.get(architecture, architecture)), program.read_bytes()
+        )
         answer = _text(done.stdout)
         if done.returncode == _OTHER_SYSTEM:
             raise RunnerError(f"{self.name} is {answer}; the library is for Linux {architecture}")

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from compiler.lowering.kernel import KernelPlan
+from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array
+from schedules.arm_machines import ARM32_MACHINES
 
 KernelFunction = Callable[..., int]
 
@@ -70,6 +72,13 @@ def call(
             raise RuntimeError("kernel reported a failure")
 
 
+def emulation(machine: CpuMachine) -> tuple[str, str]:
+    """zig's target and qemu's program for an Arm machine, of 64 or 32 bits."""
+    if machine in ARM32_MACHINES.values():
+        return "arm-linux-musleabihf", "qemu-arm"
+    return "aarch64-linux-musl", "qemu-aarch64"
+
+
 _RUNNER = """
 #include <stdint.h>
 #include <stdio.h>
@@ -93,8 +102,8 @@ int main(int argc, char **argv) {
 """
 
 
-def call_aarch64(plan: KernelPlan, operands: Sequence[Array]) -> list[Array]:
-    """Contents of the operands after all tiles have run under qemu's user emulation of aarch64."""
+def call_on_arm(plan: KernelPlan, operands: Sequence[Array]) -> list[Array]:
+    """Contents of the operands after all tiles have run on the plan's Arm machine, emulated by qemu."""
     count = len(operands)
     words = {
         "SYMBOL": plan.symbol,
@@ -112,9 +121,10 @@ def call_aarch64(plan: KernelPlan, operands: Sequence[Array]) -> list[Array]:
         (folder / "main.c").write_text(source)
         (folder / "kernel.o").write_bytes(plan.build())
         (folder / "in").write_bytes(b"".join(o.tobytes() for o in operands))
-        compiler = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-static"]
+        triple, qemu = emulation(plan.machine)
+        compiler = [sys.executable, "-m", "ziglang", "cc", "-target", triple, "-static"]
         subprocess.run([*compiler, "main.c", "kernel.o", "-o", "run"], cwd=folder, check=True)
-        subprocess.run(["qemu-aarch64", "-cpu", "max", "./run", "in", "out"], cwd=folder, check=True)
+        subprocess.run([qemu, "-cpu", "max", "./run", "in", "out"], cwd=folder, check=True)
         contents = (folder / "out").read_bytes()
     after: list[Array] = []
     for operand in operands:

@@ -47,6 +47,7 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> Compile:
         ("arm/cortex-a53", "max"),
         ("arm/cortex-a53@android", "cortex-a53"),  # its kernels and runtime, on another C library
         ("arm/cortex-a76", "cortex-a76"),
+        ("arm/cortex-a7", "cortex-a7"),
     ],
 )
 def test_every_layer_is_exact_on_an_emulated_core(letters: Compile, target: str, core: str) -> None:
@@ -81,6 +82,17 @@ def test_a_core_without_dot_products_refuses_before_the_first_kernel(letters: Co
     )
     with pytest.raises(LoadError, match=f"^{refused}$"):
         bitloom.verify(letters("arm/cortex-a76"), samples=1, runner="qemu:cortex-a53")
+
+
+@EMULATED
+def test_a_core_of_32_bits_without_a_divide_is_refused(letters: Compile) -> None:
+    refused = (
+        "letters holds cortex-a7; cortex-a7 needs the CPU feature (vfpv4|idiva), which this CPU does not"
+    )
+    with pytest.raises(LoadError, match=refused):
+        bitloom.verify(letters("arm/cortex-a7"), samples=1, runner="qemu:cortex-a8")
+    with pytest.raises(RunnerError, match='qemu-arm emulates no "cortex-a53"'):
+        bitloom.load(letters("arm/cortex-a7"), runner="qemu:cortex-a53")
 
 
 @EMULATED
@@ -138,6 +150,7 @@ def test_the_named_cores_are_targets() -> None:
 
 def test_a_name_may_carry_the_c_library() -> None:
     libraries = [_arm(f"arm/cortex-a53{libc}").triple for libc in ("", "@glibc", "@musl", "@android")]
+    assert _arm("arm/cortex-a7@musl").triple == "arm-linux-musleabihf"
     glibc = "aarch64-linux-gnu.2.28"
     assert libraries == [glibc, glibc, "aarch64-linux-musl", "aarch64-linux-android"]
     assert len({_arm(f"arm/cortex-a53{libc}").digest for libc in ("@glibc", "@musl", "@android")}) == 3
@@ -154,6 +167,7 @@ def test_any_core_by_its_parameters() -> None:
     [
         ("arm/cortex-a99", "unknown target .*known targets: host, .*arm/cortex-a53"),
         ("arm/cortex-a53@uclibc", 'unknown C library "uclibc"\nhint: known are glibc, musl, android'),
+        ("arm/cortex-a7@android", 'unknown C library "android"\nhint: known are glibc, musl$'),
         ("arm:mcpu=z80", 'LLVM knows no 64-bit Arm CPU "z80"; it knows .*cortex-a53'),
         ("arm:mcpu=cortex-a53,features=dotprod", 'unknown feature "dotprod"; known are .neon or -neon'),
         ("arm:mcpu=cortex-a53,features=+dotprod+sse", 'unknown feature ".sse"'),

@@ -21,7 +21,12 @@ MODELS = (
     "mnist_cntk",
     "ultraface_rfb320",
 )
-CORES = {"arm/cortex-a53": "cortex-a53", "arm/cortex-a76": "cortex-a76", "arm/neoverse-n2": "max"}
+CORES = {
+    "arm/cortex-a53": "cortex-a53",
+    "arm/cortex-a76": "cortex-a76",
+    "arm/neoverse-n2": "max",
+    "arm/cortex-a7": "cortex-a7",
+}
 CALIBRATION = 4  # exactness does not depend on how good the ranges are
 
 

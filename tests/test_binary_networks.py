@@ -79,10 +79,6 @@ def every_value(path: Path, x: Array) -> dict[str, Array]:
     return dict(zip(names, session.run(None, {"x": x}), strict=True))
 
 
-def bit_values(graph: Graph) -> list[str]:
-    return [v.name for n in graph.nodes for v in n.outputs if v.type.element is B1 and v.constant is None]
-
-
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model and its library: every layer but the last gives bits."""
@@ -159,6 +155,16 @@ def test_what_cannot_read_bits_gets_bytes(tmp_path: Path) -> None:
     weights = {n.location.names[0]: n.inputs[1].type.element for n in read_graph(tmp_path / "out").nodes
                if n.op.mnemonic == "conv2d"}  # fmt: skip
     assert weights == {"grouped.conv": I8, "real": I8, "binary.conv": I8}
+
+
+def test_a_note_says_what_a_sign_makes_of_zero(tmp_path: Path) -> None:
+    network = Network(8)
+    network.sign("start")
+    network.save(tmp_path / "zero.onnx", (1, 8))
+    samples = np.zeros((2, 8), np.float32)
+    artifact = bitloom.compile(tmp_path / "zero.onnx", calibration=samples, output=tmp_path / "out")
+    assert ["0 counts as positive" in note["text"] for note in artifact.manifest["notes"]] == [True]
+    np.testing.assert_array_equal(bitloom.load(artifact.path)(samples[:1]), np.ones((1, 8)))
 
 
 def test_a_flat_layer_reads_the_same_bits(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from compiler.loops.form import Convolution
 from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array, ElementType
-from schedules.arm_machines import CORTEX_A53, CORTEX_A76, NEOVERSE_N2
+from schedules.arm_machines import CORTEX_A7, CORTEX_A53, CORTEX_A76, NEOVERSE_N2
 from schedules.binary import BinaryPlan, binary_configs, plan_binary
 from schedules.binary_packing import borders
 from schedules.bits import pack_bits, packed_bytes, unpack_bits
@@ -28,18 +28,18 @@ from schedules.machines import (
     X86_64,
     runs_here,
 )
-from tests.built_kernel import call, call_aarch64, guarded, load
+from tests.built_kernel import call, call_on_arm, guarded, load
 from tests.convolution_form import evaluate_convolution
 
 B1, I8, I16, I32 = ElementType.B1, ElementType.I8, ElementType.I16, ElementType.I32
 X86_MACHINES = (AVX512_VNNI_ICELAKE, AVX512_VNNI, AVX512_VNNI_CASCADELAKE, AVX_VNNI, AVX2, X86_64)
-ARM_MACHINES = (CORTEX_A53, CORTEX_A76, NEOVERSE_N2)
+ARM_MACHINES = (CORTEX_A7, CORTEX_A53, CORTEX_A76, NEOVERSE_N2)
 # Only what a kernel may use counts: LLVM's model of a CPU brings more than /proc/cpuinfo must show.
 HOST_MACHINES = [m for m in X86_MACHINES if runs_here(m)]
 GARBAGE = 0x5A
 needs_host = pytest.mark.skipif(not HOST_MACHINES, reason="no x86 kernels run on this computer")
 needs_emulation = pytest.mark.skipif(
-    shutil.which("qemu-aarch64") is None, reason="qemu-aarch64 is not installed"
+    not (shutil.which("qemu-aarch64") and shutil.which("qemu-arm")), reason="qemu-user is not installed"
 )
 SLOW_DRAWS = (HealthCheck.too_slow, HealthCheck.filter_too_much)
 
@@ -211,11 +211,11 @@ def test_a_clamp_leaves_one_code_or_both(low: int, high: int, codes: set[int]) -
 @pytest.mark.parametrize(
     "form", [conv(7, 64, 40, 3), conv(7, 24, 20, 3, 2, I8), conv(1, 1000, 100)], ids=lambda f: f.output.value
 )
-def test_aarch64_kernels_are_exact(form: Convolution, machine: CpuMachine) -> None:
+def test_arm_kernels_are_exact(form: Convolution, machine: CpuMachine) -> None:
     plan, rng = plan_binary(form, machine), np.random.default_rng(3)
     constants, image = draw_constants(form, rng, "random"), draw_image(form, rng, "random")
     operands = operands_of(plan, image, constants)
-    after = call_aarch64(plan, list(operands.values()))[plan.operands.index("output")]
+    after = call_on_arm(plan, list(operands.values()))[plan.operands.index("output")]
     np.testing.assert_array_equal(codes_of(plan, after), evaluate_convolution(form, image, constants))
 
 

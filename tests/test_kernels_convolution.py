@@ -18,10 +18,12 @@ from compiler.loops.form import Convolution
 from compiler.lowering.machine import CpuMachine, DotProduct
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.fixed_point import requantize
+from schedules.arm_machines import CORTEX_A7
 from schedules.bits import pack_bits, unpack_bits
 from schedules.convolution import ConvolutionPlan, candidate_configs, plan_convolution
+from schedules.convolution_pairs import is_direct
 from schedules.machines import AVX512_VNNI
-from tests.built_kernel import call, call_aarch64, guarded, load
+from tests.built_kernel import call, call_on_arm, guarded, load
 
 I8, I16, I32 = ElementType.I8, ElementType.I16, ElementType.I32
 I4, I2, B1 = ElementType.I4, ElementType.I2, ElementType.B1
@@ -58,6 +60,7 @@ ARM_MACHINES = (
     A55,
     _arm("cortex-a53", DotProduct.SMLAL),
     _arm("neoverse-n2", DotProduct.SMMLA),
+    CORTEX_A7,
 )
 
 
@@ -71,7 +74,7 @@ HOST_MACHINES = [
     m for m in X86_MACHINES if "sse2" in _host_features() and _host_features().issuperset(m.required_features)
 ]
 needs_emulation = pytest.mark.skipif(
-    shutil.which("qemu-aarch64") is None, reason="qemu-aarch64 is not installed"
+    not (shutil.which("qemu-aarch64") and shutil.which("qemu-arm")), reason="qemu-user is not installed"
 )
 SLOW_DRAWS = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
 needs_host = pytest.mark.skipif(not HOST_MACHINES, reason="no x86 kernels run on this computer")
@@ -345,20 +348,20 @@ def test_accumulator_at_the_edge_of_int32_is_rescaled_exactly() -> None:
         np.testing.assert_array_equal(got, np.broadcast_to(expected, got.shape))
 
 
-def check_aarch64(plan: ConvolutionPlan, seed: int, extreme: bool = False) -> None:
+def check_on_arm(plan: ConvolutionPlan, seed: int, extreme: bool = False) -> None:
     rng = np.random.default_rng(seed)
     constants, image = draw_constants(plan.form, rng, extreme), draw_image(plan.form, rng, extreme)
     operands = operands_of(plan, image, constants, 0x5A)
-    after = call_aarch64(plan, list(operands.values()))[plan.operands.index("output")]
+    after = call_on_arm(plan, list(operands.values()))[plan.operands.index("output")]
     np.testing.assert_array_equal(codes_of(plan, after, 0x5A), reference(plan.form, image, constants))
 
 
 @needs_emulation
 @pytest.mark.parametrize("machine", ARM_MACHINES, ids=lambda m: m.name)
 @pytest.mark.parametrize("weight", [I8, I4, B1], ids=lambda e: e.value)
-def test_aarch64_kernels_are_exact(machine: CpuMachine, weight: ElementType) -> None:
+def test_arm_kernels_are_exact(machine: CpuMachine, weight: ElementType) -> None:
     form = Convolution(1, 9, 9, 19, 9, 9, 21, 3, 3, I8, weight, I8, pad=(1, 1), output_pitch=23)
-    check_aarch64(plan_convolution(form, machine), seed=3)
+    check_on_arm(plan_convolution(form, machine), seed=3)
 
 
 @needs_emulation
@@ -369,17 +372,17 @@ def test_loops_that_index_their_weights_are_exact(weight: ElementType, outputs: 
     form = Convolution(1, 5, 5, 80, 5, 5, outputs, 3, 3, I8, weight, I8, pad=(1, 1))
     plan = plan_convolution(form, A55)
     assert plan.rounds > 1 and plan.indexed_loop
-    check_aarch64(plan, seed=4, extreme=True)
+    check_on_arm(plan, seed=4, extreme=True)
 
 
 @pytest.mark.slow
 @needs_emulation
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=SLOW_DRAWS)
 @given(form=forms(), machine=st.sampled_from(ARM_MACHINES), seed=st.integers(0, 2**32), extreme=st.booleans())
-def test_aarch64_kernels_compute_the_definition(
+def test_arm_kernels_compute_the_definition(
     form: Convolution, machine: CpuMachine, seed: int, extreme: bool
 ) -> None:
-    check_aarch64(plan_convolution(form, machine), seed, extreme)
+    check_on_arm(plan_convolution(form, machine), seed, extreme)
 
 
 def test_machines_that_cannot_run_here_still_build() -> None:
@@ -429,3 +432,71 @@ def test_illegal_configurations_say_why() -> None:
 def test_planning_and_packing_do_not_import_tvm() -> None:
     script = "import sys, schedules.convolution; sys.exit('tvm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@needs_host
+@pytest.mark.parametrize("weight", [I4, I2], ids=lambda e: e.value)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_lifted_sums_are_exact_up_to_the_longest(weight: ElementType, sign: int) -> None:
+    """All products at their largest, one channel short of what `Geometry.lift` allows, and one beyond."""
+    machine = next((m for m in HOST_MACHINES if m.dot is DotProduct.VNNI), None)
+    if machine is None:
+        pytest.skip("products are lifted on machines with VNNI only")
+    longest = ((1 << 31) - 1) // (255 * (weight.weight_limit << (8 - weight.bits)))
+    rng = np.random.default_rng(0)
+    for channels in (longest, longest + 1):
+        form = replace(_pointwise(1, channels, 16, weight), output=I32)
+        plan = plan_convolution(form, machine)
+        assert (plan.geometry.lift > 0) == (channels == longest)
+        constants = draw_constants(form, rng)
+        constants["weight"] = np.full_like(constants["weight"], sign * weight.weight_limit)
+        constants["parameters"][0] = 0
+        image = np.full((1, 1, 1, channels), 127, np.int8).reshape(1, 1, 1, channels)
+        operands = operands_of(plan, image, constants, 0x5A)
+        call(load([plan])[plan.symbol], list(operands.values()), [(0, plan.tiles)])
+        expected = reference(form, image, constants)
+        np.testing.assert_array_equal(codes_of(plan, operands["output"], 0x5A), expected)
+
+
+@given(
+    st.lists(st.integers(-127, 127), min_size=8, max_size=8),
+    st.lists(st.sampled_from([0, 255]), min_size=8, max_size=8),
+)
+def test_direct_steps_cannot_saturate_and_the_others_can(weights: list[int], codes: list[int]) -> None:
+    """Two lanes of one step; sums of pairs are largest with activations at the ends of their range."""
+    step = np.array(weights, np.int8).reshape(1, 2, 4)
+    pairs = np.array(weights).reshape(4, 2)
+    largest, least = np.maximum(pairs, 0).sum(1) * 255, np.minimum(pairs, 0).sum(1) * 255
+    fits = bool(np.all((largest <= 32767) & (least >= -32768)))
+    assert bool(is_direct(step)[0]) == fits
+    if fits:
+        sums = (pairs * np.array(codes).reshape(4, 2)).sum(1)
+        assert np.all((sums <= 32767) & (sums >= -32768))
+
+
+@pytest.mark.skipif(AVX2 not in HOST_MACHINES, reason="this processor has no AVX2")
+@settings(max_examples=12, deadline=None, suppress_health_check=SLOW_DRAWS)
+@given(form=forms(), seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([10, 40, 70]))
+def test_sorted_steps_equal_the_definition(form: Convolution, seed: int, spread: int) -> None:
+    """Weights of which some steps are direct and others are not."""
+    assume(form.weight is I8 and form.input is I8)
+    rng = np.random.default_rng(seed)
+    constants, image = draw_constants(form, rng), draw_image(form, rng)
+    weight = np.clip(rng.normal(0, spread, constants["weight"].shape), -127, 127)
+    constants["weight"] = weight.astype(np.int8)
+    plan = plan_convolution(form, AVX2)
+    operands = operands_of(plan, image, constants, 0x5A)
+    call(load([plan])[plan.symbol], [operands[n] for n in plan.operands], [(0, plan.tiles)])
+    np.testing.assert_array_equal(codes_of(plan, operands["output"], 0x5A), reference(form, image, constants))
+
+
+def test_packed_pairs_are_as_long_as_they_need_to_be() -> None:
+    form = Convolution(1, 14, 14, 64, 14, 14, 32, 1, 1, I8, I8, I8)
+    plan = plan_convolution(form, AVX2)
+    most, _ = plan.operand_type("weight")
+    constants = draw_constants(form, np.random.default_rng(0))
+    for value, size in ((64, most // 2), (127, most)):
+        constants["weight"][:] = value
+        packed = plan.pack(constants)
+        assert packed["weight"].size == size
+        assert packed["steps"].size == plan.operand_type("steps")[0]

@@ -21,8 +21,10 @@ from compiler.loops.form import Convolution
 from compiler.lowering.machine import CpuMachine, DotProduct
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.fixed_point import requantize
+from schedules.arm_machines import CORTEX_A7
 from schedules.depthwise import DepthwiseConfig, DepthwisePlan, candidate_configs, plan_depthwise
 from schedules.machines import AVX512_VNNI
+from tests.built_kernel import emulation
 
 AVX2 = replace(
     AVX512_VNNI, name="avx2", target=(("kind", "llvm"), ("mcpu", "haswell")), dot=DotProduct.PMADDWD,
@@ -245,7 +247,7 @@ def test_default_configuration(form: Convolution, machine: CpuMachine, extreme: 
     check(plan, *numbers(form, 5, extreme), list(range(plan.tiles)))
 
 
-@pytest.mark.parametrize("machine", [NEON, NEON_DOT], ids=lambda m: m.name)
+@pytest.mark.parametrize("machine", [NEON, NEON_DOT, CORTEX_A7], ids=lambda m: m.name)
 def test_arm_objects_build(machine: CpuMachine) -> None:
     assert plan_depthwise(typical(), machine).build()[:4] == b"\x7fELF"
 
@@ -271,7 +273,7 @@ int main(int n, char **file) {
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="qemu-aarch64 is not installed")
-@pytest.mark.parametrize("machine", [NEON, NEON_DOT], ids=lambda m: m.name)
+@pytest.mark.parametrize("machine", [NEON, NEON_DOT, CORTEX_A7], ids=lambda m: m.name)
 @pytest.mark.parametrize("element", [ElementType.I8, ElementType.I16])
 @pytest.mark.parametrize("extreme", [False, True])
 def test_arm_kernels_compute_their_form_under_emulation(
@@ -287,9 +289,10 @@ def test_arm_kernels_compute_their_form_under_emulation(
     (tmp_path / "main.c").write_text(
         EMULATED.replace("SYMBOL", plan.symbol).replace("TILES", str(plan.tiles))
     )
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-static", "-O1"]
+    triple, qemu = emulation(machine)
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", triple, "-static", "-O1"]
     subprocess.run([*command, "main.c", "kernel.o", "-o", "program"], cwd=tmp_path, check=True)
-    subprocess.run(["qemu-aarch64", "-cpu", "max", "./program", *plan.operands], cwd=tmp_path, check=True)
+    subprocess.run([qemu, "-cpu", "max", "./program", *plan.operands], cwd=tmp_path, check=True)
     out = np.fromfile(tmp_path / "output", arrays["output"].dtype)[: arrays["output"].size]
     expected = reference(form, image, constants)
     np.testing.assert_array_equal(out.reshape(expected.shape).astype(np.int64), expected)

@@ -49,12 +49,14 @@ class Lowered:
 @dataclass(frozen=True, slots=True)
 class Quantized:
     """How a float node becomes an integer node: the new operator, and constants to put in place of the
-    float constants at the given input positions (also appending one, as a bias)."""
+    float constants at the given input positions (also appending one, as a bias). note: for the report, where
+    the codes mean something else than the model says."""
 
     op: Op
     constants: Mapping[int, tuple[TensorType, Array]] = field(
         default_factory=dict[int, tuple[TensorType, Array]]
     )
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

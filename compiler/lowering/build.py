@@ -165,24 +165,44 @@ def build_object(
     module = build_module(functions, target, config)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.o"
-        _with_aligned_frames(module, functions, Path(folder)).write_to_file(str(path), "o")
+        _finished(module, functions, Path(folder)).write_to_file(str(path), "o")
         return path.read_bytes()
 
 
-def _with_aligned_frames(module: Any, names: Iterable[str], folder: Path) -> Any:
-    """The same module, whose functions align their stack on x86, where the system does to 16 bytes only.
+def _finished(module: Any, names: Iterable[str], folder: Path) -> Any:
+    """The same module for an object file: what TVM cannot be told is put into the optimised module's text."""
+    text = _without_debug_information(module.inspect_source("ll"))
+    if 'target triple = "x86_64' in text:
+        text = _with_aligned_frames(text, names)
+    path = folder / "kernel.ll"
+    path.write_text(text)
+    return tvm.runtime.load_module(str(path))
+
+
+_HALF_FLOAT = re.compile(
+    r"^define weak [^@\n]*@(\w+)\([^\n]* section \"\.text\.tvm\.fp16\.conv\" \{\n(?:[^}\n].*\n|\n)*\}\n",
+    re.MULTILINE,
+)
+
+
+def _without_debug_information(text: str) -> str:
+    """Nor conversions of half floats, which TVM adds to every module: together they are half of an object,
+    and a static library carries the objects as they are."""
+
+    def unless_called(function: re.Match[str]) -> str:
+        return function[0] if text.count(f"@{function[1]}(") > 1 else ""
+
+    return _HALF_FLOAT.sub(unless_called, text).replace("emissionKind: FullDebug", "emissionKind: NoDebug")
+
+
+def _with_aligned_frames(text: str, names: Iterable[str]) -> str:
+    """Functions that align their stack on x86, where the system does to 16 bytes only.
 
     LLVM decides that before it knows what it spills: without being told, most vectors that it keeps on the
-    stack cross two cache lines, or none do, by the chance of where the stack began. TVM cannot tell it, so
-    the attribute is put into the text of the optimised module.
+    stack cross two cache lines, or none do, by the chance of where the stack began.
     """
-    text: str = module.inspect_source("ll")
-    if 'target triple = "x86_64' not in text:
-        return module
     defined = "|".join(map(re.escape, names))
     groups = set(re.findall(rf"^define .*@(?:{defined})\(.* #(\d+)\b", text, re.MULTILINE))
     for group in groups:
         text = text.replace(f"attributes #{group} = {{", f'attributes #{group} = {{ "stackrealign"', 1)
-    path = folder / "kernel.ll"
-    path.write_text(text)
-    return tvm.runtime.load_module(str(path))
+    return text

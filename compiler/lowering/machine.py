@@ -15,6 +15,7 @@ class DotProduct(Enum):
     SDOT = "sdot"  # 4 products of int8
     SMMLA = "smmla"  # 2x8 by 8x2 matrices of int8; such machines have sdot as well
     SMLAL = "smlal"  # widening int8 multiplies, pairwise accumulation
+    VMLAL = "vmlal"  # the same on 32-bit Arm, with half the registers
     NONE = "none"  # plain vector arithmetic
 
 
@@ -50,7 +51,7 @@ class CpuMachine:
 
     @property
     def is_x86(self) -> bool:
-        return self.dot not in (DotProduct.SDOT, DotProduct.SMMLA, DotProduct.SMLAL)
+        return self.dot not in (DotProduct.SDOT, DotProduct.SMMLA, DotProduct.SMLAL, DotProduct.VMLAL)
 
     @property
     def is_aarch64(self) -> bool:

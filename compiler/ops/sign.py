@@ -51,7 +51,7 @@ class Sign(Op):
     def quantize(
         self, inputs: Sequence[QuantizedOperand], to: Sequence[QuantizedType], weights: ElementType
     ) -> Quantized | Refusal:
-        return Quantized(Requantize(to[0]))
+        return Quantized(Requantize(to[0]), note="0 counts as positive: one bit has no code for it")
 
     def lower(self, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Lowered:
         x, y = activation_buffers(inputs, outputs)

@@ -75,6 +75,8 @@ class _Quantizer:
             self.notes.add(node.location, "quantize", f"stays in float32: {verdict.reason}")
             self._float_node(node)
         else:
+            if verdict.note is not None:
+                self.notes.add(node.location, "quantize", verdict.note)
             self._integer_node(node, verdict, operands, to)
 
     def _float_node(self, node: Node) -> None:

@@ -71,6 +71,9 @@ class CpuFeature(Enum):
     ASIMDDP = "asimddp"
     SVE = "sve"
     I8MM = "i8mm"
+    NEON = "neon"
+    VFPV4 = "vfpv4"
+    IDIVA = "idiva"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,6 @@ def link_runner_program(name: str, folder: Path, triple: str, output: Path) -> N
         if not path.is_file():
             raise LibraryError(f"there is no {path}, which the runner needs")
     # musl links statically as glibc does not; the types that the runtime shares with either are the same.
-    toolchain = Toolchain(f"{architecture}-linux-musl")
+    toolchain = Toolchain(f"{architecture}-linux-musl{'eabihf' if architecture == 'arm' else ''}")
     defines = (f"-DBL_NAME={name}", f'-DBL_HEADER="{header.name}"')
     toolchain.link_program(RUNTIME_INCLUDE / "bitloom_runner.c", [archive], output, [folder], defines)

@@ -40,6 +40,10 @@ class Toolchain:
         return "macos" in self.triple
 
     @property
+    def is_arm32(self) -> bool:
+        return self.triple.startswith("arm-")
+
+    @property
     def is_android(self) -> bool:
         return "android" in self.triple
 
@@ -51,7 +55,9 @@ class Toolchain:
         folders = [f"-I{folder.absolute()}" for folder in include]
         # Paths are given relative to the source's folder: nothing in the object depends on where it was made.
         made = ["-c", source.name, "-o", str(output.absolute())]
-        arguments = ["-O2", "-g0", "-fPIC", *language, *folders, *flags, *made]
+        # 32-bit Arm: tables for unwinding would bring an unwinder into the library.
+        plain = ["-fno-unwind-tables", "-fno-asynchronous-unwind-tables"] if self.is_arm32 else []
+        arguments = ["-O2", "-g0", "-fPIC", *plain, *language, *folders, *flags, *made]
         self._run([*self._compiler(), *arguments], source.parent)
 
     def link_shared(self, objects: Sequence[Path], output: Path, exports: Sequence[str]) -> None:
@@ -87,12 +93,13 @@ class Toolchain:
             options = [f"-Wl,-exported_symbols_list,{names}"] if self.cc else []
             return [*options, f"-Wl,-install_name,@rpath/{name}"]
         names.write_text("{ global: " + " ".join(f"{name};" for name in exports) + " local: *; };\n")
-        options = [f"-Wl,--version-script={names}", "-Wl,-z,defs", "-Wl,--strip-debug", "-Wl,--as-needed"]
+        options = [f"-Wl,--version-script={names}", "-Wl,-z,defs", "-Wl,--as-needed"]
+        options += ["-Wl,--strip-debug", "-Wl,--gc-sections"]
         system = self._android_options(folder) if self.is_android else ["-pthread"]
         return [*options, f"-Wl,-soname,{name}", *system]
 
     def _android_options(self, folder: Path) -> list[str]:
-        options = ["-nostdlib", "-Wl,--gc-sections", "-Wl,-z,max-page-size=16384"]
+        options = ["-nostdlib", "-Wl,-z,max-page-size=16384"]
         if self.cc:
             return [*options, "-lc"]
         # zig has no bionic: a library of the same name, without contents, takes its place.

@@ -1,6 +1,7 @@
 /* Which optional instructions this CPU and its operating system offer, and which CPU it is.
  *
- * Sources: Intel SDM vol. 2A, CPUID, and vol. 1 ch. 13 (XCR0); Linux arch/arm64/include/uapi/asm/hwcap.h;
+ * Sources: Intel SDM vol. 2A, CPUID, and vol. 1 ch. 13 (XCR0); Linux arch/arm64 and arch/arm,
+ * include/uapi/asm/hwcap.h;
  * Documentation/arch/arm64/cpu-feature-registers.rst; Apple, "Determining instruction set characteristics".
  */
 #ifndef BITLOOM_CPU_H
@@ -50,7 +51,10 @@ enum bl_cpu_feature {
     BL_CPU_ASIMDRDM,
     BL_CPU_ASIMDDP,
     BL_CPU_SVE,
-    BL_CPU_I8MM
+    BL_CPU_I8MM,
+    BL_CPU_NEON,
+    BL_CPU_VFPV4,
+    BL_CPU_IDIVA
 };
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -179,6 +183,27 @@ static inline uint32_t bl_cpu_model(void)
         return 0;
     __asm__("mrs %0, MIDR_EL1" : "=r"(midr));
     return (uint32_t)(midr >> 24 & 0xff) << 16 | (uint32_t)(midr >> 4 & 0xfff);
+}
+
+#elif defined(__arm__) && defined(__linux__)
+
+static inline int bl_cpu_has(enum bl_cpu_feature feature)
+{
+    switch (feature) {
+    case BL_CPU_NEON:
+        return getauxval(AT_HWCAP) >> 12 & 1;
+    case BL_CPU_VFPV4:
+        return getauxval(AT_HWCAP) >> 16 & 1;
+    case BL_CPU_IDIVA:
+        return getauxval(AT_HWCAP) >> 17 & 1;
+    default:
+        return 0;
+    }
+}
+
+static inline uint32_t bl_cpu_model(void)
+{
+    return 0; /* only the system may read it */
 }
 
 #elif defined(__aarch64__) && defined(__APPLE__)
