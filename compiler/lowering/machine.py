@@ -63,6 +63,11 @@ class CpuMachine:
         return "avx512vbmi" in self.required_features or self.is_aarch64
 
     @property
+    def shifts_bytes(self) -> bool:
+        """Whether one instruction shifts each byte of a register, so that two extract a signed field."""
+        return self.is_aarch64
+
+    @property
     def counts_bits(self) -> bool:
         """Whether one instruction counts the bits of each int32 lane (vpopcntd)."""
         return "avx512_vpopcntdq" in self.required_features
