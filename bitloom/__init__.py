@@ -15,11 +15,22 @@ from bitloom._siblings import check_siblings
 if TYPE_CHECKING:
     from bitloom.compiling import Artifact, compile
     from bitloom.loading import Model, load
+    from bitloom.simulation import Simulation, simulate
     from bitloom.verification import Verification, verify
     from compiler.ir.diagnostics import BitloomError
 
 __version__ = "0.1.0"
-__all__ = ["Artifact", "BitloomError", "Model", "Verification", "compile", "load", "verify"]
+__all__ = [
+    "Artifact",
+    "BitloomError",
+    "Model",
+    "Simulation",
+    "Verification",
+    "compile",
+    "load",
+    "simulate",
+    "verify",
+]
 
 check_siblings()
 
@@ -32,6 +43,8 @@ _HOMES = {
     "load": "bitloom.loading",
     "Verification": "bitloom.verification",
     "verify": "bitloom.verification",
+    "Simulation": "bitloom.simulation",
+    "simulate": "bitloom.simulation",
 }
 
 

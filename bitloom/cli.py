@@ -17,6 +17,7 @@ from bitloom.commands.compile import compile_command
 from bitloom.commands.doctor import doctor_command
 from bitloom.commands.inspect import inspect_command
 from bitloom.commands.run import run_command
+from bitloom.commands.simulate import simulate_command
 from bitloom.commands.targets import targets_command
 from bitloom.commands.verify import verify_command
 
@@ -61,6 +62,7 @@ app = typer.Typer(
 app.command("compile")(compile_command)
 app.command("run")(run_command)
 app.command("verify")(verify_command)
+app.command("simulate")(simulate_command)
 app.command("inspect")(inspect_command)
 app.command("targets")(targets_command)
 app.command("doctor")(doctor_command)

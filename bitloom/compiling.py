@@ -34,13 +34,11 @@ from compiler.ir.diagnostics import BitloomError
 from compiler.ir.graph import Graph
 from compiler.ir.printer import graph_text
 from compiler.lowering.cache import Cache, default_folder, default_limit, source_digest
-from compiler.lowering.program import Program, lower_variants
 from compiler.numerics.element import Array
 from compiler.quantize.budget import Budget
 from compiler.quantize.calibration_run import read_calibration
 from compiler.quantize.layers import contraction_layers
 from compiler.quantize.quantize_graph import WeightWidths
-from compiler.report import layer_rows, program_summary
 from targets import target_named
 from targets.library.emit import install_files
 
@@ -121,24 +119,20 @@ def compile(
         install_files(_unpack(stored), artifact.path)
         return artifact
     compilation = quantize_imported(imported, samples, options, progress=progress)
-    progress("lower")
-    programs = lower_variants(compilation.graph, chosen.planners)
+    build = chosen.build(compilation.graph, progress)
     text = graph_text(compilation.graph).encode()
     attachments = {f"{library}{IR_SUFFIX}": gzip.compress(text, 1, mtime=0)}
-    facts = {**_provenance(chosen, key, samples), **program_facts(programs, imported)}
+    facts = {**_provenance(chosen, key, samples), **build.facts, **_notes(imported)}
     if compilation.bit_widths is not None:
         facts["bit_widths"] = compilation.bit_widths.as_dict()
-    chosen.emit(programs, library, artifact.path, attachments, facts, store, progress)
+    build.emit(library, artifact.path, attachments, facts, store, progress)
     store.put("artifacts", key, _pack(artifact))
     store.trim(limit)
     return artifact
 
 
-def program_facts(programs: Mapping[str, Program], imported: Imported) -> dict[str, Any]:
-    """The manifest's account of memory, layers and notes, of programs that differ in their kernels alone."""
+def _notes(imported: Imported) -> dict[str, Any]:
     return {
-        "summary": program_summary(programs.values()),
-        "layers": [row.as_dict() for row in layer_rows(next(iter(programs.values())))],
         "notes": [
             {"layer": str(n.location), "pass": n.pass_name, "text": n.text} for n in imported.notes.entries
         ],

@@ -138,6 +138,7 @@ def _tools() -> Iterator[Finding]:
     """Programs that only tests use."""
     for program, package, purpose in (
         ("qemu-aarch64", "qemu-user", "runs kernels for Arm in the tests"),
+        ("verilator", "verilator", "compares the NPU's simulator with its hardware description"),
         ("readelf", "binutils", "looks at libraries in the tests"),
     ):
         path = shutil.which(program)

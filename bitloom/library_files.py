@@ -15,6 +15,7 @@ from compiler.ir.diagnostics import BitloomError
 
 ABI_VERSION = 2
 _FORMAT = "bitloom-library"
+NPU_FORMAT = "bitloom-npu"
 _ONNX_NAMES = {"float32": "float"}
 
 
@@ -97,18 +98,33 @@ def manifest_path_of(path: Path) -> Path:
     if not path.is_dir():
         raise LoadError(f"there is no {path}")
     found = [file for file in sorted(path.glob("*.json")) if _is_manifest(file)]
+    if not found and _npu_manifests(path):
+        raise LoadError(
+            f"{path} holds a network for the NPU, no library", f"run it by bitloom simulate {path}"
+        )
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise LoadError(f"{path} must hold one library's manifest; it holds {names}")
     return found[0]
 
 
-def _is_manifest(path: Path) -> bool:
+def _is_manifest(path: Path, wanted: str = _FORMAT) -> bool:
     try:
         record: Any = json.loads(path.read_bytes())
     except ValueError:
         return False
-    return isinstance(record, dict) and record.get("format") == _FORMAT
+    return isinstance(record, dict) and record.get("format") == wanted
+
+
+def compiled_manifest(path: Path) -> dict[str, Any]:
+    """What `compile` wrote into a folder: a library's manifest, or that of a network for the NPU."""
+    if path.is_dir() and (found := _npu_manifests(path)):
+        return json.loads(found[0].read_bytes())
+    return read_manifest(manifest_path_of(path))
+
+
+def _npu_manifests(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.glob("*.json")) if _is_manifest(file, NPU_FORMAT)]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""bitloom.verify: does the library compute what the interpreter says, bit for bit?"""
+"""bitloom.verify: does what was compiled compute what the interpreter says, bit for bit?"""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from compiler.ir.parser import parse_graph
 from compiler.numerics.element import Array, ElementType
 from compiler.ops import OPS
 from compiler.ops.edge import Quantize
+from sim.stream import StreamError
+from targets.streams.model import NpuModel, manifest_of, read_model
+from targets.streams.running import check_streams, run_model
+
+_Pairs = Callable[[Mapping[str, Array]], Iterator[tuple[str, Array, Array]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +105,48 @@ def verify(
     graph = read_graph(Path(path))
     chosen = list(inputs) if inputs is not None else list(random_inputs(graph, samples, seed))
     compared = 0
-    with load(path, threads, runner, variant) as model:
+    with _pairs_of(Path(path), graph, layers, threads, runner, variant) as (ran, pairs_of):
         for index, sample in enumerate(chosen):
-            pairs = _layers(graph, model, sample) if layers else _outputs(graph, model, sample)
+            pairs = pairs_of(sample)
             compared = 0
             for name, expected, found in pairs:
                 compared += 1
                 difference = _difference(graph, index, name, expected, found)
                 if difference is not None:
-                    return Verification(model.variant, index + 1, compared, difference)
-        return Verification(model.variant, len(chosen), compared, None)
+                    return Verification(ran, index + 1, compared, difference)
+        return Verification(ran, len(chosen), compared, None)
+
+
+@contextmanager
+def _pairs_of(
+    path: Path, graph: Graph, layers: bool, threads: int, runner: str, variant: str | None
+) -> Generator[tuple[str, _Pairs]]:
+    """Which variant runs, and what is compared for one sample: (value, expected, found)."""
+    if manifest_of(path) is not None:
+        network = read_model(path)
+        try:
+            check_streams(network)
+            yield network.config.name, lambda sample: _simulated(graph, network, sample, layers)
+        except StreamError as error:  # also of what runs inside of `with`
+            raise BitloomError(f"{path}: {error}", "compile the model again") from error
+        return
+    with load(path, threads, runner, variant) as model:
+        yield model.variant, lambda sample: (_layers if layers else _outputs)(graph, model, sample)
+
+
+def _simulated(
+    graph: Graph, network: NpuModel, sample: Mapping[str, Array], layers: bool
+) -> Iterator[tuple[str, Array, Array]]:
+    """Each value as soon as it is whole, host and NPU alike, then the outputs."""
+    expected: dict[str, Array] = {}
+    found: dict[str, Array] = {}
+    results = run(graph, sample, lambda value, array: expected.update({value.name: array}))
+    outputs = run_model(network, sample, lambda name, array: found.update({name: array}))
+    if layers:
+        for name, array in found.items():
+            yield name, expected[name], array
+    for name, array in outputs.items():
+        yield name, results[name], array
 
 
 def random_inputs(graph: Graph, samples: int, seed: int) -> Iterator[dict[str, Array]]:

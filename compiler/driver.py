@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from compiler.frontend import Model, import_graph, load_model
 from compiler.ir.graph import Graph, Value
 from compiler.lowering.cache import Cache
-from compiler.lowering.program import PlanKernel, Program
 from compiler.numerics.element import ElementType
 from compiler.numerics.quantization import QuantizedType
 from compiler.passes.base import Note, Notes, Pass, PassRecord, run_pass
@@ -65,15 +64,21 @@ class Target(Protocol):
         """
         ...
 
+    def build(self, graph: Graph, progress: Progress) -> Build:
+        """Lowers a verified quantized graph. Errors: BitloomError where the device cannot hold it."""
+        ...
+
+
+class Build(Protocol):
+    """A lowered graph, before any file is written."""
+
     @property
-    def planners(self) -> Mapping[str, PlanKernel]:
-        """For each variant of a library, by its name, what gives the kernel for a form; it raises ValueError
-        with the reason where there is none."""
+    def facts(self) -> Mapping[str, Any]:
+        """The manifest's account of memory and layers: at least `summary` and `layers`."""
         ...
 
     def emit(
         self,
-        programs: Mapping[str, Program],
         name: str,
         out: Path,
         attachments: Mapping[str, bytes],
@@ -81,9 +86,8 @@ class Target(Protocol):
         cache: Cache,
         progress: Progress,
     ) -> None:
-        """Builds the kernels and writes the library into the folder `out`, or nothing at all.
+        """Writes all files into the folder `out`, or nothing at all.
 
-        programs: of each variant, over the same constants.
         attachments: more files by name. facts: entries of the manifest.
         """
         ...

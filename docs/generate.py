@@ -1,4 +1,4 @@
-"""Writes docs/operators.md from the code: `python -m docs.generate` from the repository's root."""
+"""Writes docs/operators.md and docs/npu-isa.md from the code: `python -m docs.generate` at the root."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from compiler.frontend.reading import OLDEST_OPSET
 from compiler.ir.op import Op
 from compiler.ops import IMPORTERS, OPS
+from docs import isa
 
 PAGE = Path(__file__).parent / "operators.md"
 _EDGES = ("constant", "dequantize", "quantize", "requantize")
@@ -110,3 +111,4 @@ def _table(headers: list[str], rows: Iterable[list[str]]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    isa.PAGE.write_text(isa.page())

@@ -16,6 +16,7 @@ from schedules.machines import APPLE_M1, COMPUTERS, family_here, host_machine, r
 
 if TYPE_CHECKING:
     from compiler.driver import Progress, Target
+    from compiler.ir.graph import Graph
     from compiler.lowering.cache import Cache
     from compiler.lowering.program import PlanKernel, Program
 
@@ -82,6 +83,12 @@ class CpuTarget:
                 found[other.variant] = other
         return replace(self, companions=tuple(found.values()))
 
+    def build(self, graph: Graph, progress: Progress) -> CpuBuild:
+        from compiler.lowering.program import lower_variants
+
+        progress("lower")
+        return CpuBuild(self, lower_variants(graph, self.planners))
+
     def emit(
         self,
         programs: Mapping[str, Program],
@@ -113,6 +120,35 @@ class CpuTarget:
             emit_library(description, objects, out, toolchain, facts, attachments)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuBuild:
+    """Planned kernels and memory of a graph, for each variant."""
+
+    target: CpuTarget
+    programs: Mapping[str, Program]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Of programs that differ in their kernels alone."""
+        from compiler.report import layer_rows, program_summary
+
+        return {
+            "summary": program_summary(self.programs.values()),
+            "layers": [row.as_dict() for row in layer_rows(next(iter(self.programs.values())))],
+        }
+
+    def emit(
+        self,
+        name: str,
+        out: Path,
+        attachments: Mapping[str, bytes],
+        facts: Mapping[str, Any],
+        cache: Cache,
+        progress: Progress,
+    ) -> None:
+        self.target.emit(self.programs, name, out, attachments, facts, cache, progress)
 
 
 def _description(machine: CpuMachine) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
@@ -19,7 +20,7 @@ from compiler.ir.parser import parse_graph
 from compiler.ir.printer import graph_text
 from compiler.ir.verifier import verify
 from compiler.ops import OPS
-from docs import generate
+from docs import generate, isa
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -94,8 +95,9 @@ def test_ir_examples_parse(block: Block) -> None:
     assert graph_text(graph) == block.text
 
 
-def test_the_operators_page_is_up_to_date() -> None:
-    assert generate.PAGE.read_text() == generate.page(), "run: python -m docs.generate"
+@pytest.mark.parametrize("made", [generate, isa], ids=["operators", "npu-isa"])
+def test_generated_pages_are_up_to_date(made: ModuleType) -> None:
+    assert made.PAGE.read_text() == made.page(), "run: python -m docs.generate"
 
 
 def _options() -> dict[str, set[str]]:

@@ -50,7 +50,7 @@ MAY_IMPORT = {
         "compiler/quantize",
         "compiler/lowering",
     },
-    "schedules": {"compiler/numerics", "compiler/loops", "compiler/lowering", "schedules"},
+    "schedules": {"compiler/numerics", "compiler/loops", "compiler/lowering", "schedules", "sim"},
     "targets": {"compiler", "schedules", "sim", "targets"},
     "sim": {"compiler/numerics", "sim"},
     "bitloom": {"bitloom", "compiler", "schedules", "sim", "targets"},

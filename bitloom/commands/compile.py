@@ -36,6 +36,10 @@ def compile_command(
     target: Annotated[
         str, typer.Option("--target", "-t", metavar="NAME", help="See `bitloom targets`.")
     ] = "host",
+    npu: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="An NPU instead: a preset, or a TOML file as in sim/configs."),
+    ] = None,
     variants: Annotated[
         str | None,
         typer.Option(
@@ -86,6 +90,7 @@ def compile_command(
     extents = shapes(shape or [])
     observer_options = numbers("--observer-option", observer_option or [], "percentile=99.9")
     layers = pairs("--layer-weights", layer_weights or [], "conv1=int4")
+    target = _with_npu(target, npu)
     companions = variants.split(",") if variants else []
     _refuse_early(model, target, companions, calibration, output)
     assert calibration is not None
@@ -110,6 +115,16 @@ def compile_command(
             progress=progress,
         )
     _print(artifact, json)
+
+
+def _with_npu(target: str, npu: str | None) -> str:
+    from compiler.ir.diagnostics import BitloomError
+
+    if npu is None:
+        return target
+    if target != "host":
+        raise BitloomError(f"--target {target} and --npu {npu} name two targets", "leave one of them out")
+    return f"npu/{npu}"
 
 
 def _refuse_early(
@@ -140,11 +155,17 @@ def _print(artifact: Artifact, json: bool) -> None:
         return
     summary = manifest["summary"]
     print(table(["file", "size"], [[str(p), size(p.stat().st_size)] for p in files], " r"))
+    of_npu = "instructions" in summary
+    kernels = f"{summary['kernels']} different kernels" if not of_npu else ""
+    code = kernels or f"{number(summary['instructions'])} instructions"
     print(
-        f"\n{summary['layers']} layers, {summary['kernels']} different kernels, "
+        f"\n{summary['layers']} layers, {code}, "
         f"{number(summary['macs'])} MACs; constants {size(summary['weight_bytes'])}, "
         f"arena {size(summary['arena_bytes'])}"
     )
     for note in manifest["notes"]:
         print(f"note: {note['layer']}: {note['text']}")
-    print(f"\nnext: bitloom verify {artifact.path}")
+    for left in manifest.get("host", []):
+        print(f"host: {left['layer']}: {left['operator']}: {left['reason']}")
+    then = f"bitloom simulate {artifact.path}" if of_npu else f"bitloom verify {artifact.path}"
+    print(f"\nnext: {then}")

@@ -44,10 +44,10 @@ def verify_command(
     Every layer is compared, on every sample. Ends with exit code 1, and names
     the first layer that differs, where they are not equal.
     """
-    from bitloom.library_files import manifest_path_of, read_manifest, variant_records
+    from bitloom.library_files import compiled_manifest, variant_records
 
-    # Refuses a folder without a library before the rest is imported.
-    manifest = read_manifest(manifest_path_of(library))
+    # Refuses a folder without anything compiled before the rest is imported.
+    manifest = compiled_manifest(library)
     variant_records(manifest, variant)
     from bitloom.verification import read_graph, verdict_lines, verify
 

@@ -6,7 +6,7 @@ kernel plans; what it does with the program (a C library, an instruction stream)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,10 +102,9 @@ def lower_program(graph: Graph, plan_kernel: PlanKernel, constants: ConstantBlob
     constants: where those of the program are added; they may be those of programs before.
     Errors: whatever `plan_kernel` raises for a form that the target cannot take.
     """
-    builder = _Builder(graph, plan_kernel, ConstantBlob() if constants is None else constants)
-    for node in graph.nodes:
-        builder.node(node)
-    program = Program(graph, builder.steps, builder.places, builder.constants)
+    places, blob = place_values(graph), ConstantBlob() if constants is None else constants
+    steps = [_step(call, places, blob, plan_kernel) for call in kernel_calls(graph, places)]
+    program = Program(graph, steps, places, blob)
     _share_in_place(program)
     _plan_arena(program)
     return program
@@ -117,26 +116,48 @@ def lower_variants(graph: Graph, planners: Mapping[str, PlanKernel]) -> dict[str
     return {name: lower_program(graph, plan, constants) for name, plan in planners.items()}
 
 
-class _Builder:
-    def __init__(self, graph: Graph, plan_kernel: PlanKernel, constants: ConstantBlob) -> None:
-        self.graph, self.plan_kernel, self.constants = graph, plan_kernel, constants
-        self.places = place_values(graph)
-        self.steps: list[ProgramStep] = []
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """One piece of work of a node, before any target has looked at it. reads, writes: values of the form's
+    INPUT and OUTPUT operands; places: where the latter lie; completes: as in `ProgramStep`.
 
-    def node(self, node: Node) -> None:
+    copies: the form moves one value, as a part of a concatenation or for a reshape.
+    """
+
+    node: Node
+    lowered: Lowered
+    reads: tuple[Value, ...]
+    places: tuple[Place, ...]
+    completes: bool = True
+    copies: bool = False
+
+
+def kernel_calls(graph: Graph, places: Mapping[Value, Place]) -> Iterator[KernelCall]:
+    """What there is to do, in order: nothing for views, copies where a value could not be made in place."""
+    walk = _Walk(places)
+    for node in graph.nodes:
+        yield from walk.node(node)
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    places: Mapping[Value, Place]
+
+    def node(self, node: Node) -> Iterator[KernelCall]:
         match node.op:
             case Constant():
                 return
             case Reshape():
-                self._copy_unless_shared(node, node.inputs[0], node.output)
+                yield from self._copy_unless_shared(node, node.inputs[0], node.output)
             case Concat() if self._has_part_in_place(node):
-                self._copy_missing_parts(node)
+                yield from self._copy_missing_parts(node)
             case Slice() if self._is_read_in_place(node.op, node.inputs[0], node.output):
                 return
             case _:
                 operands = [self._operand(v) for v in node.inputs]
                 lowered = node.op.lower(operands, [self._operand(v) for v in node.outputs])
-                self._emit(node, lowered, node.inputs, [self.places[v] for v in node.outputs])
+                reads = tuple(node.inputs[i] for i in lowered.inputs)
+                yield KernelCall(node, lowered, reads, tuple(self.places[v] for v in node.outputs))
 
     def _operand(self, value: Value) -> Operand:
         if value.constant is not None:
@@ -151,36 +172,37 @@ class _Builder:
         parts = part_places(node, self.places[node.output])
         return any(self.places.get(v) == part for v, part in zip(node.inputs, parts, strict=True))
 
-    def _copy_unless_shared(self, node: Node, x: Value, y: Value) -> None:
+    def _copy_unless_shared(self, node: Node, x: Value, y: Value) -> Iterator[KernelCall]:
         """x is copied in its own shape, so y lies in C order: views never walk strides."""
         if self.places.get(x) != self.places[y]:
-            self._copy(node, x, self.places[y])
+            yield self._copy(node, x, self.places[y], True)
 
-    def _copy_missing_parts(self, node: Node) -> None:
+    def _copy_missing_parts(self, node: Node) -> Iterator[KernelCall]:
         """The parts of a concatenation that could not be written in place."""
         parts = zip(node.inputs, part_places(node, self.places[node.output]), strict=True)
         missing = [(value, part) for value, part in parts if self.places.get(value) != part]
         for value, part in missing:
-            self._copy(node, value, part)
-            self.steps[-1].completes = part is missing[-1][1]
+            yield self._copy(node, value, part, part is missing[-1][1])
 
-    def _copy(self, node: Node, x: Value, to: Place) -> None:
+    def _copy(self, node: Node, x: Value, to: Place, completes: bool) -> KernelCall:
         """A copy is a concatenation of one part: x may be a constant."""
         lowered = Concat(0).lower([self._operand(x)], [Operand(x.type, to.strides)])
-        self._emit(node, lowered, [x], [to])
+        return KernelCall(node, lowered, tuple([x][i] for i in lowered.inputs), (to,), completes, True)
 
-    def _emit(self, node: Node, lowered: Lowered, inputs: Sequence[Value], outputs: Sequence[Place]) -> None:
-        plan = self.plan_kernel(lowered.form)
-        reads = [inputs[i] for i in lowered.inputs]
-        names, written = operand_names(lowered.form)
-        places: dict[str, Place | ConstantPlace | ScratchPlace] = {SCRATCH: ScratchPlace()}
-        for name, value in zip(names, reads, strict=True):
-            places[name] = self.places[value]
-        places.update(zip(written, outputs, strict=True))
-        for name, array in plan.pack(lowered.constants).items():
-            places[name] = self.constants.add(array)
-        operands = tuple(places[name] for name in plan.operands)
-        self.steps.append(ProgramStep(node, plan, operands, tuple(reads), tuple(node.outputs)))
+
+def _step(
+    call: KernelCall, places: Mapping[Value, Place], constants: ConstantBlob, plan_kernel: PlanKernel
+) -> ProgramStep:
+    plan = plan_kernel(call.lowered.form)
+    names, written = operand_names(call.lowered.form)
+    found: dict[str, Place | ConstantPlace | ScratchPlace] = {SCRATCH: ScratchPlace()}
+    for name, value in zip(names, call.reads, strict=True):
+        found[name] = places[value]
+    found.update(zip(written, call.places, strict=True))
+    for name, array in plan.pack(call.lowered.constants).items():
+        found[name] = constants.add(array)
+    operands = tuple(found[name] for name in plan.operands)
+    return ProgramStep(call.node, plan, operands, call.reads, tuple(call.node.outputs), call.completes)
 
 
 def operand_names(form: Form) -> tuple[list[str], list[str]]:

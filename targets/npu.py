@@ -1,0 +1,109 @@
+"""NPUs: the presets of the simulator, and configurations from files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compiler.ir.diagnostics import BitloomError
+from sim.config import ConfigError, NpuConfig, load_config, preset_names
+
+if TYPE_CHECKING:
+    from compiler.driver import Progress, Target
+    from compiler.ir.graph import Graph
+    from compiler.lowering.cache import Cache
+    from targets.streams.lowering import NpuProgram
+
+PREFIX = "npu/"
+
+
+@dataclass(frozen=True, slots=True)
+class NpuTarget:
+    """Command streams for one NPU."""
+
+    name: str
+    config: NpuConfig
+
+    @property
+    def description(self) -> str:
+        """`1 core of 16x16 MACs at 500 MHz, simulated`."""
+        c = self.config
+        cores = "1 core" if c.cores == 1 else f"{c.cores} cores"
+        return f"{cores} of {c.mac.rows}x{c.mac.columns} MACs at {c.clock_hz / 1e6:g} MHz, simulated"
+
+    @property
+    def runs_here(self) -> bool:
+        """In the simulator, by `bitloom simulate`; not as a library."""
+        return False
+
+    @property
+    def digest(self) -> str:
+        return f"{self.name} {self.config!r}"
+
+    def with_variants(self, others: Sequence[Target]) -> NpuTarget:
+        """Errors: BitloomError for any: streams are for one machine."""
+        if others:
+            raise BitloomError(f'target "{self.name}" has no variants', "leave out --variants")
+        return self
+
+    def build(self, graph: Graph, progress: Progress) -> NpuBuild:
+        from targets.streams.lowering import lower_to_streams
+
+        program = lower_to_streams(
+            graph, self.config, lambda done, total: progress("write command streams", done, total)
+        )
+        return NpuBuild(program)
+
+
+@dataclass(frozen=True, slots=True)
+class NpuBuild:
+    """Checked streams of a graph."""
+
+    program: NpuProgram
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Summary, layers with the engine that takes them, and why the host takes what the NPU does not."""
+        from targets.streams.report import facts
+
+        return facts(self.program)
+
+    def emit(
+        self,
+        name: str,
+        out: Path,
+        attachments: Mapping[str, bytes],
+        facts: Mapping[str, Any],
+        cache: Cache,
+        progress: Progress,
+    ) -> None:
+        """Commands, constants and manifest, with more files beside them."""
+        from targets.library.emit import install_files
+        from targets.streams.model import model_files, model_of
+
+        files = model_files(model_of(self.program, name), facts)
+        install_files({**attachments, **files}, out)
+
+
+def targets() -> Iterator[NpuTarget]:
+    """The presets."""
+    for name in preset_names():
+        yield NpuTarget(f"{PREFIX}{name}", load_config(name))
+
+
+def target_from(name: str) -> NpuTarget | None:
+    """`npu/` and a preset or the path of a TOML file. Errors: BitloomError for a bad configuration."""
+    if not name.startswith(PREFIX):
+        return None
+    try:
+        config = load_config(name.removeprefix(PREFIX))
+    except ConfigError as error:
+        hint = f"targets: {', '.join(PREFIX + n for n in preset_names())}, or {PREFIX}PATH.toml"
+        raise BitloomError(f'target "{name}": {error}', hint) from error
+    if config.name in preset_names() and config == load_config(config.name):
+        return NpuTarget(f"{PREFIX}{config.name}", config)
+    content = hashlib.sha256(repr(config).encode()).hexdigest()[:8]
+    return NpuTarget(f"{PREFIX}{config.name}@{content}", config)

@@ -1,0 +1,207 @@
+"""A compiled network as a value, and its files: commands, constants, manifest, graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compiler.ir.diagnostics import BitloomError
+from compiler.ir.graph import Graph, Node, Value
+from compiler.ir.parser import parse_graph
+from compiler.lowering.storage import Place
+from compiler.numerics.element import Array
+from compiler.ops import OPS
+from sim.config import NpuConfig, config_from
+from sim.stream import INSTRUCTION_BYTES, Program, Stream
+from targets.streams.lowering import HostStep, NpuProgram, Planned, StreamStep
+
+FORMAT, VERSION = "bitloom-npu", 1
+COMMANDS, CONSTANTS, GRAPH = ".commands.bin", ".constants.bin", ".ir.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """memory: "host", "sram" or "dram"; byte: of the first element; strides: in elements, None for C
+    order."""
+
+    memory: str
+    byte: int
+    strides: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class HostCall:
+    """A node by its operator's reference, or the copy of a value to a place. value: whose layer it is;
+    reason: why the NPU does not do it."""
+
+    value: str
+    reason: str
+    source: str | None = None
+    target: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLayer:
+    """value: the node's result; whole: it is complete behind this layer. ends: of its instructions, by
+    core."""
+
+    value: str
+    whole: bool
+    ends: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCall:
+    """One program, and the layers in it."""
+
+    program: Program
+    layers: tuple[StreamLayer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NpuModel:
+    """locations: of all values that are not constants, by name. constants: DRAM from byte 0."""
+
+    name: str
+    graph: Graph
+    config: NpuConfig
+    locations: Mapping[str, Location]
+    steps: tuple[HostCall | StreamCall, ...]
+    constants: Array
+    host_bytes: int
+
+
+def model_of(program: NpuProgram, name: str) -> NpuModel:
+    def located(value: Value, place: Place) -> Location:
+        memory, at = program.memories[place.buffer]
+        return Location(memory, at + place.offset * value.type.element.dtype.itemsize, place.strides)
+
+    def host(p: Planned) -> HostCall:
+        assert p.refusal is not None
+        if p.call.copies and p.call.reads:
+            x = p.call.reads[0]
+            return HostCall(p.call.node.output.name, p.refusal, x.name, located(x, p.call.places[0]))
+        if p.call.copies:  # of a constant: the node as a whole gives it too
+            return HostCall(p.call.node.output.name, p.refusal)
+        return HostCall(p.call.node.outputs[0].name, p.refusal)
+
+    def stream(step: StreamStep) -> StreamCall:
+        layers = [
+            StreamLayer(p.call.node.output.name, p.call.completes, ends)
+            for p, ends in zip(step.planned, zip(*step.ends, strict=True), strict=True)
+        ]
+        return StreamCall(step.program, tuple(layers))
+
+    locations = {v.name: located(v, p) for v, p in program.places.items()}
+    steps = tuple(host(s.planned) if isinstance(s, HostStep) else stream(s) for s in program.steps)
+    return NpuModel(name, program.graph, program.config, locations, steps, program.dram, program.host_bytes)
+
+
+def model_files(model: NpuModel, facts: Mapping[str, Any]) -> dict[str, bytes]:
+    """Contents by file name, but for the graph. facts: more entries of the manifest."""
+    commands = b""
+    steps: list[dict[str, Any]] = []
+    for step in model.steps:
+        if isinstance(step, HostCall):
+            steps.append({"host": dataclasses.asdict(step)})
+            continue
+        streams: list[dict[str, int]] = []
+        for stream in step.program.streams:
+            streams.append({"offset": len(commands), "instructions": len(stream)})
+            commands += stream.to_bytes()
+        steps.append({"streams": streams, "layers": [dataclasses.asdict(x) for x in step.layers]})
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": model.name,
+        **facts,
+        "variants": [{"name": model.config.name}],
+        "npu": dataclasses.asdict(model.config),
+        "files": {"commands": f"{model.name}{COMMANDS}", "constants": f"{model.name}{CONSTANTS}"},
+        "host_bytes": model.host_bytes,
+        "values": {name: dataclasses.asdict(at) for name, at in model.locations.items()},
+        "steps": steps,
+    }
+    return {
+        f"{model.name}{COMMANDS}": commands,
+        f"{model.name}{CONSTANTS}": model.constants.tobytes(),
+        f"{model.name}.json": json.dumps(manifest, indent=1).encode(),
+    }
+
+
+def manifest_of(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The manifest of a network for the NPU in a folder, or None where it holds none."""
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        try:
+            record: Any = json.loads(path.read_bytes())
+        except ValueError:
+            continue
+        if isinstance(record, dict) and record.get("format") == FORMAT:
+            return path, record
+    return None
+
+
+def read_model(folder: Path) -> NpuModel:
+    """Errors: BitloomError where the folder holds no network for the NPU, or one that is damaged."""
+    found = manifest_of(folder)
+    if found is None:
+        raise BitloomError(
+            f"{folder} holds no network for the NPU", "bitloom compile --target npu/npu-256 writes one"
+        )
+    path, record = found
+    if record["version"] != VERSION:
+        raise BitloomError(
+            f"{path} has version {record['version']}, this bitloom reads {VERSION}: compile again"
+        )
+    try:
+        return _read(folder, record)
+    except (EOFError, gzip.BadGzipFile, ValueError, KeyError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise BitloomError(f"{folder} is damaged: {said}", "compile the model again") from error
+
+
+def _read(folder: Path, record: Mapping[str, Any]) -> NpuModel:
+    commands = (folder / record["files"]["commands"]).read_bytes()
+    constants = np.frombuffer((folder / record["files"]["constants"]).read_bytes(), np.uint8)
+    text = gzip.decompress((folder / f"{record['name']}{GRAPH}").read_bytes()).decode()
+    return NpuModel(
+        record["name"],
+        parse_graph(text, OPS),
+        config_from(record["npu"]),
+        {name: _location(at) for name, at in record["values"].items()},
+        tuple(_step(step, commands) for step in record["steps"]),
+        constants,
+        record["host_bytes"],
+    )
+
+
+def _step(record: Mapping[str, Any], commands: bytes) -> HostCall | StreamCall:
+    if "host" in record:
+        call = record["host"]
+        target = None if call["target"] is None else _location(call["target"])
+        return HostCall(call["value"], call["reason"], call["source"], target)
+    streams: list[Stream] = []
+    for part in record["streams"]:
+        end = part["offset"] + part["instructions"] * INSTRUCTION_BYTES
+        if end > len(commands):
+            raise ValueError(f"the commands end at byte {len(commands)}, before {end}")
+        streams.append(Stream.from_bytes(commands[part["offset"] : end]))
+    layers = tuple(StreamLayer(x["value"], x["whole"], tuple(x["ends"])) for x in record["layers"])
+    return StreamCall(Program(tuple(streams)), layers)
+
+
+def _location(record: Mapping[str, Any]) -> Location:
+    strides = record["strides"]
+    return Location(record["memory"], record["byte"], None if strides is None else tuple(strides))
+
+
+def node_of(graph: Graph, value: str) -> Node:
+    """The node that makes a value."""
+    return next(n for n in graph.nodes if any(v.name == value for v in n.outputs))

@@ -1,0 +1,155 @@
+"""A compiled network on the simulator: results bit for bit, and cycles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from compiler.interpreter import run_node
+from compiler.ir.graph import Value
+from compiler.ir.types import TensorType
+from compiler.numerics.element import Array
+from sim.checker import check
+from sim.functional.core import Core, External
+from sim.functional.execute import execute
+from sim.statistics import Statistics, statistics
+from sim.timing import Timing, time_program
+from targets.streams.lowering import DRAM, HOST, SRAM
+from targets.streams.model import HostCall, Location, NpuModel, StreamCall, node_of
+
+Observe = Callable[[str, Array], None]
+
+
+def ignore_values(_name: str, _array: Array) -> None:
+    """An `Observe` that looks at nothing."""
+
+
+def check_streams(model: NpuModel) -> None:
+    """Errors: StreamError for a hazard, a deadlock, or an address out of bounds, naming the instruction."""
+    for step in model.steps:
+        if isinstance(step, StreamCall):
+            check(step.program, model.config)
+
+
+def run_model(
+    model: NpuModel, inputs: Mapping[str, Array], observe: Observe = ignore_values
+) -> dict[str, Array]:
+    """Outputs by name. inputs: arrays by input name; observe: called with each value when it is whole.
+
+    Layers run one behind the other, and within a layer one core behind the other: the order in which they
+    were written, which tokens let engines leave only where nothing changes (`check_streams`).
+    """
+    machine = _Machine(model)
+    for value in model.graph.inputs:
+        machine.write(value.name, np.asarray(inputs[value.name], value.type.element.dtype))
+    for step in model.steps:
+        if isinstance(step, HostCall):
+            machine.host(step, observe)
+        else:
+            machine.stream(step, observe)
+    return {v.name: machine.read(v.name) for v in model.graph.outputs}
+
+
+class _Machine:
+    def __init__(self, model: NpuModel) -> None:
+        self.model = model
+        self.external = External.of(model.config, dram=model.constants)
+        self.memories: dict[str, Array] = {
+            HOST: np.zeros(model.host_bytes, np.uint8),
+            SRAM: self.external.sram.data,
+            DRAM: self.external.dram.data,
+        }
+        self.values: dict[str, Value] = {v.name: v for v in model.graph.values()}
+
+    def read(self, name: str) -> Array:
+        value = self.values[name]
+        if value.constant is not None:
+            return value.constant
+        return self._view(value.type, self.model.locations[name]).copy()
+
+    def write(self, name: str, array: Array) -> None:
+        type_ = self.values[name].type
+        self._view(type_, self.model.locations[name])[...] = array.reshape(type_.shape)
+
+    def _view(self, type_: TensorType, at: Location) -> Array:
+        dtype = type_.element.dtype
+        strides = None if at.strides is None else tuple(s * dtype.itemsize for s in at.strides)
+        return np.ndarray(type_.shape, dtype, self.memories[at.memory].data, at.byte, strides)
+
+    def host(self, step: HostCall, observe: Observe) -> None:
+        if step.source is not None and step.target is not None:
+            value = self.values[step.source]
+            self._view(value.type, step.target)[...] = self.read(step.source)
+            return
+        node = node_of(self.model.graph, step.value)
+        results = run_node(node, [self.read(v.name) for v in node.inputs])
+        for value, array in zip(node.outputs, results, strict=True):
+            self.write(value.name, array)
+            observe(value.name, array)
+
+    def stream(self, step: StreamCall, observe: Observe) -> None:
+        streams = step.program.streams
+        decoded = [s.decode(core) for core, s in enumerate(streams)]
+        cores = [Core.of(self.model.config) for _ in streams]
+        begins = [0] * len(streams)
+        for layer in step.layers:
+            order = ((c, i) for c, end in enumerate(layer.ends) for i in range(begins[c], end))
+            execute(cores, self.external, decoded, order)
+            begins = list(layer.ends)
+            if layer.whole:
+                observe(layer.value, self.read(layer.value))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTiming:
+    """value: the layer's result. cycles: from the end of all layers before it to its own end.
+    statistics: from its first instruction to its last one; layers overlap."""
+
+    value: str
+    cycles: int
+    statistics: Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTiming:
+    """cycles: of all programs, one behind the other; the host's work takes none. timings: of each program."""
+
+    cycles: int
+    milliseconds: float
+    layers: tuple[LayerTiming, ...]
+    totals: tuple[Statistics, ...]
+    timings: tuple[Timing, ...]
+
+
+def time_model(model: NpuModel) -> ModelTiming:
+    """No memory is read or written."""
+    layers: list[LayerTiming] = []
+    totals: list[Statistics] = []
+    timings: list[Timing] = []
+    for step in model.steps:
+        if not isinstance(step, StreamCall):
+            continue
+        timing = time_program(step.program, model.config)
+        begins = [0] * len(step.program.streams)
+        ended = 0
+        for layer in step.layers:
+            masks = [
+                (np.arange(len(s)) >= begin) & (np.arange(len(s)) < end)
+                for s, begin, end in zip(step.program.streams, begins, layer.ends, strict=True)
+            ]
+            ends = [int(s.end[m].max()) for s, m in zip(timing.spans, masks, strict=True) if m.any()]
+            last = max(ended, *ends) if ends else ended
+            if layer is step.layers[-1]:
+                last = timing.cycles  # with what comes behind the last layer
+            found = statistics(timing, model.config, masks)
+            layers.append(LayerTiming(layer.value, last - ended, found))
+            ended = last
+            begins = list(layer.ends)
+        totals.append(statistics(timing, model.config))
+        timings.append(timing)
+    cycles = sum(t.cycles for t in totals)
+    return ModelTiming(
+        cycles, cycles / model.config.clock_hz * 1000, tuple(layers), tuple(totals), tuple(timings)
+    )

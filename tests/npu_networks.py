@@ -1,0 +1,47 @@
+"""Graphs on the NPU in tests: lowered, run on the simulator, held against the interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from compiler.interpreter import run
+from compiler.ir.graph import Graph
+from compiler.numerics.element import Array
+from sim.config import NpuConfig
+from targets.streams.lowering import lower_to_streams
+from targets.streams.model import NpuModel, model_of
+from targets.streams.running import ModelTiming, run_model, time_model
+
+
+def check_exact(graph: Graph, config: NpuConfig, inputs: Mapping[str, Array]) -> NpuModel:
+    """Every value that the NPU (or the host beside it) makes is the interpreter's, bit for bit. Lowering
+    has the checker look at each stream."""
+    model = model_of(lower_to_streams(graph, config), "net")
+    expected: dict[str, Array] = {}
+    results = run(graph, inputs, lambda value, array: expected.update({value.name: array}))
+
+    def compare(name: str, array: Array) -> None:
+        # Bits, not values: -0.0 and NaN count as what they are.
+        np.testing.assert_array_equal(_bits(array), _bits(expected[name]), name)
+
+    for name, array in run_model(model, inputs, compare).items():
+        np.testing.assert_array_equal(_bits(array), _bits(results[name]), name)
+    return model
+
+
+def check_roofline(graph: Graph, model: NpuModel) -> ModelTiming:
+    """No engine is faster than what it is made of."""
+    timing, config = time_model(model), model.config
+    moved = [(s.sram_bytes, s.dram_bytes) for s in timing.totals]
+    for statistics, (sram, dram) in zip(timing.totals, moved, strict=True):
+        fastest = config.macs_per_cycle * config.mac.max_macs_per_multiplier
+        assert statistics.cycles >= statistics.macs / fastest
+        assert statistics.cycles >= sram / config.sram.bytes_per_cycle / 2  # reads beside writes
+        assert statistics.cycles >= dram / config.dram.bytes_per_cycle / 2
+    return timing
+
+
+def _bits(array: Array) -> Array:
+    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")

@@ -1,0 +1,120 @@
+"""Laws of the compiler for the NPU: exact, whatever the graph and the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from compiler.ir.diagnostics import Location
+from compiler.ir.graph import Graph, Value
+from compiler.ir.types import TensorType, quantized
+from compiler.numerics.element import ElementType
+from compiler.numerics.quantization import Quantization, QuantizedType
+from compiler.ops.contraction import bias_type
+from compiler.ops.convolution import Conv2D
+from sim.config import NpuConfig, load_config, preset_names
+from tests.npu_networks import check_exact, check_roofline
+from tests.random_graphs import quantized_graphs, random_arrays
+
+ANY = settings(deadline=None, suppress_health_check=list(HealthCheck))
+I8, I16, I32 = ElementType.I8, ElementType.I16, ElementType.I32
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> NpuConfig:
+    """A preset, or one of its likes with other memories, cores and ports."""
+    config = load_config(draw(st.sampled_from(preset_names())))
+    if draw(st.booleans()):
+        return config
+    banks, weight_banks = draw(st.sampled_from([2, 3, 4, 8])), draw(st.sampled_from([2, 4, 8]))
+    pads = replace(
+        config.scratchpad,
+        activation_banks=banks,
+        activation_bytes=banks * draw(st.sampled_from([256, 1000, 4096])),
+        weight_banks=weight_banks,
+        weight_bytes=weight_banks * draw(st.sampled_from([256, 600, 2048])),
+        accumulator_words=draw(st.sampled_from([256, 1000, 4096])),
+        parameter_banks=draw(st.sampled_from([1, 2])),
+    )
+    sram = replace(config.sram, size_bytes=draw(st.sampled_from([1024, 1 << 20])))
+    return replace(config, name="drawn", scratchpad=pads, sram=sram, cores=draw(st.integers(1, 3)))
+
+
+def _channel_type(element: ElementType, scales: list[float]) -> QuantizedType:
+    return QuantizedType(element, Quantization(tuple(scales), 0, 0))
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> Graph:
+    """One convolution: all widths, strides, dilations, pads and groups."""
+    kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    stride = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    dilation = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    pads = tuple(draw(st.integers(0, kernel[d % 2] * dilation[d % 2])) for d in range(4))
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 40]))
+    inputs = draw(st.integers(1, 80 if groups == 1 else 4)) if groups < 40 else 1
+    outputs = draw(st.integers(1, 70 if groups == 1 else 5)) if groups < 40 else draw(st.integers(1, 2))
+    element, weight_element = (
+        draw(st.sampled_from([I8, I8, I16])),
+        draw(st.sampled_from([ElementType.I8, ElementType.I4, ElementType.I2, ElementType.B1])),
+    )
+    graph = Graph("convolution")
+    size = [draw(st.integers(1, 20)) for _ in (0, 1)]
+    assume(all(size[d] + pads[d] + pads[d + 2] > (kernel[d] - 1) * dilation[d] for d in (0, 1)))
+    shape = (draw(st.sampled_from([1, 1, 2])), *size, inputs * groups)
+    zero = draw(st.integers(element.low, element.high))
+    x = graph.add_input("x", quantized(shape, QuantizedType(element, Quantization((0.02,), zero))))
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    channels = outputs * groups
+    scales = [float(np.float32(s)) for s in rng.uniform(0.001, 0.1, channels)]
+    low = -1 if weight_element is ElementType.B1 else weight_element.low + 1
+    codes = rng.integers(low, weight_element.high + 1, (channels, *kernel, inputs))
+    if weight_element is ElementType.B1:
+        codes = np.where(codes > 0, 1, -1)
+    weight_type = quantized(codes.shape, _channel_type(weight_element, scales))
+    weight = _constant(graph, codes.astype(weight_element.dtype), weight_type, "w")
+    of = bias_type(x.type, weight_type)
+    bias = _constant(graph, rng.integers(-(1 << 16), 1 << 16, channels).astype(np.int32), of, "b")
+    to = draw(st.sampled_from([None, I8, I8, I16]))
+    result = None if to is None else QuantizedType(to, Quantization((0.05,), draw(st.integers(-128, 127))))
+    op = Conv2D(stride, pads, dilation, groups, None, result)
+    (y,) = graph.append(op, [x, weight, bias], Location(("conv",)), ["y"])
+    graph.outputs.append(y)
+    return graph
+
+
+def _constant(graph: Graph, array: np.ndarray, of: TensorType, name: str) -> Value:
+    return graph.constant(array, of, Location(()), name)
+
+
+@settings(ANY, max_examples=25)
+@given(convolutions(), configurations(), st.integers(0, 2**16))
+def test_convolutions_are_exact_and_no_faster_than_possible(
+    graph: Graph, config: NpuConfig, seed: int
+) -> None:
+    check_roofline(graph, check_exact(graph, config, random_arrays(graph, seed)))
+
+
+@settings(ANY, max_examples=25)
+@given(quantized_graphs(), configurations(), st.integers(0, 2**16))
+def test_graphs_of_all_operators_are_exact(graph: Graph, config: NpuConfig, seed: int) -> None:
+    """What the NPU does not take runs on the host between its programs."""
+    check_exact(graph, config, random_arrays(graph, seed))
+
+
+@pytest.mark.slow
+@settings(ANY, max_examples=1000)
+@given(convolutions(), configurations(), st.integers(0, 2**16))
+def test_many_convolutions_are_exact(graph: Graph, config: NpuConfig, seed: int) -> None:
+    check_roofline(graph, check_exact(graph, config, random_arrays(graph, seed)))
+
+
+@pytest.mark.slow
+@settings(ANY, max_examples=1000)
+@given(quantized_graphs(), configurations(), st.integers(0, 2**16))
+def test_many_graphs_of_all_operators_are_exact(graph: Graph, config: NpuConfig, seed: int) -> None:
+    check_exact(graph, config, random_arrays(graph, seed))

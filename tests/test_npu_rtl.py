@@ -1,0 +1,144 @@
+"""The simulator beside the hardware description in Verilator: the same memories, nearly the same cycles."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compiler.numerics.convolve import Window, integer_convolve
+from compiler.numerics.fixed_point import requantize
+from sim.config import PRESETS, NpuConfig, config_from, load_config
+from sim.parameters import unpack_parameters
+from sim.programs.random import KINDS, random_program
+from sim.programs.schedules import KERNEL, PAD, layer_program, schedules
+from sim.programs.writer import OUTPUTS_AT, PARAMETERS_AT
+from sim.rtl_model import RtlError, build, header, run_programs
+from sim.simulate import simulate
+from sim.validate import (
+    LAYER,
+    MAX_BAR,
+    MEAN_BAR,
+    TAU_BAR,
+    Comparison,
+    compare,
+    kendall_tau,
+    layer_cases,
+    main,
+)
+from tests.npu_core import CONFIG
+
+needs_verilator = pytest.mark.skipif(
+    shutil.which("verilator") is None or shutil.which("g++") is None,
+    reason="no Verilator and g++: apt-get install verilator g++",
+)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Verilator makes, once for each configuration."""
+    return tmp_path_factory.mktemp("npu_rtl")
+
+
+def _hold(found: list[Comparison]) -> None:
+    errors = np.abs([c.error for c in found])
+    assert not [c for c in found if c.different]
+    assert errors.mean() <= MEAN_BAR and errors.max() <= MAX_BAR
+
+
+@needs_verilator
+def test_cycles_and_memories_of_all_kinds_of_work(folder: Path) -> None:
+    _hold(compare(CONFIG, [random_program(k, 70_000 + s, CONFIG) for k in KINDS for s in range(4)], folder))
+
+
+@needs_verilator
+def test_the_order_of_schedules(folder: Path) -> None:
+    found = compare(CONFIG, layer_cases(CONFIG, 12), folder)
+    _hold(found)
+    assert kendall_tau([c.simulated for c in found], [c.measured for c in found]) >= TAU_BAR
+
+
+@needs_verilator
+def test_a_program_that_never_halts_is_an_error(folder: Path, tmp_path: Path) -> None:
+    case = random_program("pool", 0, CONFIG)
+    words = case.program.streams[0].words.copy()
+    words[-1, 0] = 31  # no instruction
+    object.__setattr__(case.program, "streams", (type(case.program.streams[0])(words),))
+    with pytest.raises(RtlError, match="did not halt"):
+        run_programs(build(CONFIG, folder), [case], tmp_path)
+
+
+def _odd() -> NpuConfig:
+    """Nothing is as in a preset: two banks that everybody wants, short queues, ports that divide nothing."""
+    table = tomllib.loads((PRESETS / "npu-128.toml").read_text())
+    table |= {"name": "odd", "queue_depth": 2, "issue_cycles": 3}
+    table["mac"] |= {
+        "rows": 8, "columns": 4, "weight_port_bytes": 6, "accumulator_port_bits": 160, "depthwise_channels": 3
+    }  # fmt: skip
+    table["vec"] |= {"lanes": 4, "pool_cycles": 2}
+    table["scratchpad"] |= {"activation_banks": 2, "weight_banks": 2}
+    table["sram"] |= {"bytes_per_cycle": 5}
+    table["dma"] |= {"scatter_elements": 1}
+    return config_from(table)
+
+
+@needs_verilator
+@pytest.mark.slow
+def test_any_configuration_is_one_of_both(folder: Path) -> None:
+    config = _odd()
+    _hold(compare(config, [random_program(k, 80_000 + s, config) for k in KINDS for s in range(20)], folder))
+
+
+@needs_verilator
+@pytest.mark.slow
+def test_all_presets_meet_the_bars(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--build", str(folder)]) == 0, capsys.readouterr().out
+
+
+def test_without_verilator_the_reason_is_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["--npu", "npu-128", "--seeds", "1"]) == 2
+    assert "verilator is not installed: apt-get install verilator g++" in capsys.readouterr().err
+
+
+def test_the_header_says_where_fields_lie() -> None:
+    text = header(CONFIG)
+    for line in ("localparam int ROWS = 16;", "localparam int OP_GEMM = 11;", "`define GEMM_ACT(i) i[47:28]"):
+        assert line in text.splitlines()
+
+
+@pytest.mark.parametrize("preset", ["npu-128", "npu-256", "npu-512"])
+def test_every_schedule_computes_the_layer(preset: str) -> None:
+    """[16, 16, 16] codes by 32 filters of 3 x 3, against the convolution of numerics."""
+    config = load_config(preset)
+    cases = layer_cases(config, 6)
+    sram, dram = cases[0].sram, cases[0].dram
+    lanes = config.mac.output_lanes(8, 8)
+    shape = (LAYER.outputs // lanes, KERNEL, KERNEL, LAYER.channels, lanes)
+    weight = dram[: np.prod(shape)].view(np.int8).reshape(shape).transpose(0, 4, 1, 2, 3)
+    weight = weight.reshape(LAYER.outputs, KERNEL, KERNEL, LAYER.channels).astype(np.int64)
+    image = sram[: LAYER.size**2 * LAYER.channels].view(np.int8)
+    image = image.reshape(1, LAYER.size, LAYER.size, LAYER.channels).astype(np.int64)
+    window = Window((KERNEL, KERNEL), pads=(PAD,) * 4)
+    bias, multiplier, shift = unpack_parameters(dram[PARAMETERS_AT:][: 9 * LAYER.outputs])
+    acc = integer_convolve(image, weight, window, 1) + bias
+    expected = requantize(acc, multiplier, shift, 0, -128, 127).reshape(-1)
+    for case in cases:
+        external = case.external(config)
+        simulate(case.program, config, external)
+        found = external.sram.data[OUTPUTS_AT:][: expected.size].view(np.int8)
+        assert np.array_equal(found, expected), case.name
+
+
+def test_schedules_fit_and_have_names_of_their_own() -> None:
+    found = schedules(LAYER, CONFIG)
+    assert len({s.name for s in found}) == len(found) > 50
+    assert (
+        layer_program(LAYER, found[0], CONFIG, np.zeros(1, np.uint8), np.zeros(1, np.uint8)).name
+        == found[0].name
+    )
