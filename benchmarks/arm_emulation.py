@@ -97,8 +97,8 @@ def ours(
         return emulator.per_run(cpu, ["./run"], folder), programs[target.variant]
 
 
-def onnxruntimes(case: Case, cpu: str, emulator: Emulator, peer: Peer) -> int:
-    """Instructions of one inference by onnxruntime: the fewer of unsigned and signed activations."""
+def onnxruntimes(case: Case, cpu: str, emulator: Emulator, peer: Peer) -> tuple[int, int]:
+    """Instructions of one inference by onnxruntime: with unsigned activations, and with signed ones."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_cpuinfo(peer, cpu)
@@ -110,9 +110,9 @@ def onnxruntimes(case: Case, cpu: str, emulator: Emulator, peer: Peer) -> int:
         session = onnxruntime.InferenceSession(case.model, providers=["CPUExecutionProvider"])
         shape = [str(size) for size in case.timed_input.shape]
         command = ["./run", case.input_name, session.get_outputs()[0].name, *shape]
-        totals: list[int] = []
         quant_pre_process(case.model, folder / "clean.onnx", skip_symbolic_shape=True)
-        for activations in (QuantType.QUInt8, QuantType.QInt8):
+
+        def count(activations: QuantType) -> int:
             quantize_static(
                 folder / "clean.onnx",
                 folder / "model.onnx",
@@ -122,8 +122,9 @@ def onnxruntimes(case: Case, cpu: str, emulator: Emulator, peer: Peer) -> int:
                 activation_type=activations,
                 weight_type=QuantType.QInt8,
             )
-            totals.append(emulator.per_run(cpu, command, folder, options).total())
-        return min(totals)
+            return emulator.per_run(cpu, command, folder, options).total()
+
+        return count(QuantType.QUInt8), count(QuantType.QInt8)
 
 
 def _write_cpuinfo(peer: Peer, cpu: str) -> None:

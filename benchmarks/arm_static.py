@@ -57,11 +57,13 @@ def main() -> None:
                     print(line, flush=True)
 
 
-def _total(model: str, core: str, counts: Counter[str], theirs: int | None) -> str:
+def _total(model: str, core: str, counts: Counter[str], theirs: tuple[int, int] | None) -> str:
     line = f"{model:<18} {core:<12} {counts.total() / 1e3:10,.0f} thousand instructions"
     if theirs is None:
         return line
-    return f"{line}, onnxruntime {theirs / 1e3:10,.0f}, ratio {counts.total() / theirs:.3f}"
+    unsigned, signed = theirs
+    ratio = counts.total() / min(theirs)
+    return f"{line}, onnxruntime u8s8 {unsigned / 1e3:,.0f}, s8s8 {signed / 1e3:,.0f}, ratio {ratio:.3f}"
 
 
 def _kernels(counts: Counter[str], program: Program, core: str, each: bool, loops: bool) -> list[str]:

@@ -3,7 +3,8 @@
 Weights: per group of channels and panel of a micro-tile's channels, [segment, step group, vector, lane,
 product] bytes. Codes narrower than a byte put the weights of `fields` successive steps into one byte,
 the first in the lowest bits: so one vector load serves several steps. They are in two's complement where
-products are lifted (`Geometry.lift`), and else unsigned, from the lowest code on.
+products are lifted (`Geometry.lift`) or the machine shifts bytes, and else unsigned, from the lowest code
+on.
 Channels: per panel a row for each of ChannelField, all int32.
 """
 
@@ -76,12 +77,12 @@ def split_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -
     return split.transpose(0, 1, 3, 4, 2, 5)
 
 
-def pack_weights(weight: Array, geometry: Geometry, lanes: int, vectors: int) -> Array:
+def pack_weights(weight: Array, geometry: Geometry, machine: CpuMachine, lanes: int, vectors: int) -> Array:
     """int8 bytes of codes [out_channels, kernel_height, kernel_width, in_channels / groups]."""
     panels = panel_vectors(geometry.group_outputs, lanes, vectors)
-    packed = _pack_fields(
-        split_weights(weight, geometry, lanes, vectors), geometry.form.weight, signed=geometry.lift > 0
-    )
+    split, element = split_weights(weight, geometry, lanes, vectors), geometry.form.weight
+    signed = element is not ElementType.B1 and (geometry.lift > 0 or machine.shifts_bytes)
+    packed = _pack_fields(split, element, signed=signed)
     parts: list[Array] = []
     for group in packed:
         first = 0
@@ -178,7 +179,7 @@ def pack_constants(
     parameters = pack_parameters(constants, geometry, machine)
     bias = corrected_bias(constants, int(parameters[Parameter.PADDING]))
     return {
-        "weight": pack_weights(constants["weight"], geometry, lanes, vectors),
+        "weight": pack_weights(constants["weight"], geometry, machine, lanes, vectors),
         "channels": pack_channels({**constants, "bias": bias}, geometry, machine, lanes, vectors),
         "parameters": parameters,
     }

@@ -276,6 +276,10 @@ class MicroTile:
             return packed
         if isinstance(self.code, LiftedDot):
             return self.code.lifted(packed, field, n)
+        if element is not ElementType.B1 and self.plan.machine.shifts_bytes:
+            # SHL and SSHR; the highest field takes SSHR alone.
+            above = constant(8 - (field + 1) * element.bits, "int8", n)
+            return tirx.shift_right(packed << above, constant(8 - element.bits, "int8", n))
         unsigned = tirx.shift_right(
             reinterpret(f"uint8x{n}", packed), constant(field * element.bits, "uint8", n)
         )

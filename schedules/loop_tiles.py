@@ -97,7 +97,7 @@ class _Template:
 
     def _lanes(self, nest: Nest, axis: Axis) -> int:
         """A power of two that leaves at least one full vector."""
-        width = max(_widest(e, axis) for e in nest.expressions)
+        width = max(_widest(e, axis, self.machine) for e in nest.expressions)
         most = 1 << (axis.extent.bit_length() - 1)
         if nest.packed:  # whole bytes, or what is left of one
             most = max(most, 8)
@@ -133,14 +133,14 @@ class _Template:
         return all(self._reads_in_steps(x, axis) for x in children(e))
 
 
-def _widest(e: Expression, axis: Axis) -> int:
+def _widest(e: Expression, axis: Axis, machine: CpuMachine) -> int:
     """Bytes of the widest value on the way to `e` that is computed for every index of `axis`."""
     match e:
         case Load():
             return e.element.dtype.itemsize
-        case Rescale():
+        case Rescale() if not machine.is_aarch64:
             return ElementType.I64.dtype.itemsize
         case Select() if not depends_on(e.condition, axis):
-            return max(_widest(x, axis) for x in (e.when_true, e.when_false))
+            return max(_widest(x, axis, machine) for x in (e.when_true, e.when_false))
         case _:
-            return max([e.element.dtype.itemsize, *(_widest(x, axis) for x in children(e))])
+            return max([e.element.dtype.itemsize, *(_widest(x, axis, machine) for x in children(e))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -29,3 +30,21 @@ def test_inner_loops_reach_their_share_of_the_peak(core: str, inputs: int, kerne
     loop = hottest_loop(plan_convolution(layer(inputs, kernel), ARM_MACHINES[core]), CORES[core])
     assert loop is not None
     assert loop.macs_per_cycle >= SHARES[core] * CORES[core].peak, loop
+
+
+@pytest.mark.parametrize("weight", [ElementType.I4, ElementType.I2], ids=lambda e: e.value)
+@pytest.mark.parametrize("core", ["cortex-a76", "cortex-a53"])
+def test_narrow_weights_of_a_dense_layer_cost_less_than_two_instructions_a_vector(
+    core: str, weight: ElementType
+) -> None:
+    """Two shifts for 16 weights or one, and fewer loads; nothing on the stack."""
+    i8 = ElementType.I8
+    dense = Convolution(1, 1, 1, 256, 1, 1, 256, 1, 1, i8, i8, i8)
+    loops = [
+        hottest_loop(plan_convolution(form, ARM_MACHINES[core]), CORES[core])
+        for form in (dense, replace(dense, weight=weight))
+    ]
+    whole, narrow = (loop for loop in loops if loop)
+    more = narrow.instructions / narrow.macs - whole.instructions / whole.macs
+    assert more * 16 < 1.5
+    assert narrow.spills == 0

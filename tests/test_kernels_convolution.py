@@ -358,7 +358,7 @@ def check_on_arm(plan: ConvolutionPlan, seed: int, extreme: bool = False) -> Non
 
 @needs_emulation
 @pytest.mark.parametrize("machine", ARM_MACHINES, ids=lambda m: m.name)
-@pytest.mark.parametrize("weight", [I8, I4, B1], ids=lambda e: e.value)
+@pytest.mark.parametrize("weight", [I8, I4, I2, B1], ids=lambda e: e.value)
 def test_arm_kernels_are_exact(machine: CpuMachine, weight: ElementType) -> None:
     form = Convolution(1, 9, 9, 19, 9, 9, 21, 3, 3, I8, weight, I8, pad=(1, 1), output_pitch=23)
     check_on_arm(plan_convolution(form, machine), seed=3)

@@ -173,16 +173,21 @@ def rescale_form(count: int) -> LoopForm:
     return LoopForm("rescale", (x, m, s, y), (Stage("y", i, Rescale(x.load(*i), m.load(*i), s.load(*i))),))
 
 
-@pytest.mark.parametrize("machine", RUNNABLE, ids=lambda m: m.name)
-def test_rescale_is_exact_for_every_shift_and_extreme(machine: CpuMachine) -> None:
+def rescale_operands() -> dict[str, Array]:
+    """Extreme accumulators and multipliers, with every shift whose result fits."""
     shifts = np.arange(1, MAX_SHIFT + 1, dtype=np.int64)
     accumulators = np.array([0, 1, -1, 2, -3, 77, -12345, 2**30 - 1, -(2**30), 2**31 - 1, -(2**31)])
     multipliers = np.array([1 << 30, (1 << 30) + 1, 1518500250, (1 << 31) - 1])
     a, m, s = (x.reshape(-1) for x in np.meshgrid(accumulators, multipliers, shifts))
     fits = np.abs((a * m) >> s) < 2**31 - 1
     a, m, s = (x[fits].astype(np.int32) for x in (a, m, s))
-    plan = plan_loops(rescale_form(a.size), machine)
-    operands = {"x": a, "multiplier": m, "shift": s}
+    return {"x": a, "multiplier": m, "shift": s}
+
+
+@pytest.mark.parametrize("machine", RUNNABLE, ids=lambda m: m.name)
+def test_rescale_is_exact_for_every_shift_and_extreme(machine: CpuMachine) -> None:
+    operands = rescale_operands()
+    plan = plan_loops(rescale_form(operands["x"].size), machine)
     kernel = load_kernels([plan])[plan.symbol]
     assert_same(run_kernel(plan, kernel, operands), evaluate(plan.form, operands))
 

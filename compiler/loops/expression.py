@@ -180,6 +180,9 @@ class Cast(Expression):
 class Rescale(Expression):
     """floor(value * multiplier / 2**shift + 1/2) as I32; value, multiplier and shift are I32 and as in
     `compiler.numerics.fixed_point`. A node of its own, because every target has its own sequence for it.
+
+    A magnitude of 2**29 or more may come out as another such on the same side: operators clamp results to
+    codes, of at most 16 bits, whose zero point may be added before.
     """
 
     value: Expression

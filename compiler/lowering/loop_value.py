@@ -90,6 +90,8 @@ class Lanes:
             case Rescale(value, multiplier, shift):
                 v, m, s = (self.value(x) for x in (value, multiplier, shift))
                 lanes = max(map(lanes_of, (v, m, s)))
+                if self.machine.is_aarch64 and lanes > 1:
+                    return _rescale_neon(v, m, s, lanes)
                 # Before AVX-512 x86 has no arithmetic shift of 64-bit lanes, and the detour gains nothing.
                 in_pairs = self.machine.is_x86 and self.machine.vector_bits == 512 and lanes > 1
                 return (_rescale_pairs if in_pairs else _rescale)(v, m, s, lanes)
@@ -147,10 +149,11 @@ class Lanes:
         """The elements as they lie in memory."""
         memory = self.memory[load.buffer]
         code = code_of_lookup(load) if self.machine.permutes_bytes else None
-        if code is not None and self.lanes == _PERMUTED_BYTES:
+        neon = self.machine.is_aarch64
+        if code is not None and (self.lanes >= 8 if neon else self.lanes == _PERMUTED_BYTES):
             value = self.value(code)
             if lanes_of(value) == self.lanes:
-                return _permuted(memory.buffer, value)
+                return (_permuted_neon if neon else _permuted)(memory.buffer, value)
         return tirx.BufferLoad(memory.buffer, [self._index(memory, Linear.of(load.indices[0]))])
 
     def _index(self, memory: Memory, address: Linear) -> Value:
@@ -229,6 +232,35 @@ def _rescale(value: Value, multiplier: Value, shift: Value, lanes: int) -> Value
     return ((product + spread(half, lanes)) >> spread(_wide(shift), lanes)).astype(_lanes("int32", lanes))
 
 
+def _rescale_neon(value: Value, multiplier: Value, shift: Value, lanes: int) -> Value:
+    """SQDMULH (floor of value * multiplier / 2**31), then SRSHL by what is left of the shift, which rounds.
+
+    Exact for shifts from 32 on, because floors nest. A smaller one first moves the value left by 32 - shift,
+    which saturates from |value| = 2**(shift - 1) on: there the result is at least 2**29, as the multiplier
+    is at least 2**30.
+    """
+    width = min(lanes, 4)
+    raised = combine(BinaryOp.MAX, shift, _int(32), ElementType.I32)
+    left, right = raised - shift, 31 - raised
+
+    def part(x: Value, first: int) -> Value:
+        return spread(x, width) if lanes_of(x) == 1 else _elements([x], first, width)
+
+    def call(name: str, a: Value, b: Value) -> Value:
+        return tirx.call_llvm_pure_intrin(f"int32x{width}", f"llvm.aarch64.neon.{name}.v{width}i32", a, b)
+
+    parts: list[Value] = []
+    for first in range(0, lanes, width):
+        v, m, to_left, to_right = (part(x, first) for x in (value, multiplier, left, right))
+        parts.append(call("srshl", call("sqdmulh", call("sqshl", v, to_left), m), to_right))
+    return parts[0] if len(parts) == 1 else _elements(parts, 0, lanes)
+
+
+def _elements(vectors: list[Value], first: int, count: int) -> Value:
+    """A run of elements of the concatenated vectors."""
+    return tirx.Shuffle(vectors, [_int(i) for i in range(first, first + count)])
+
+
 def _rounded(product: Value) -> Value:
     """A product that LLVM may not contract with an addition into a fused operation, which rounds once."""
     return tirx.call_llvm_pure_intrin(_like("float32", product), "llvm.arithmetic.fence", product)
@@ -252,6 +284,30 @@ def _permuted(table: Any, codes: Value) -> Value:
     )
     chosen = tirx.Select(codes < spread(tirx.const(0, "int8"), lanes), low, high)
     return chosen.astype(_lanes(str(dtype), lanes))
+
+
+def _permuted_neon(table: Any, codes: Value) -> Value:
+    """table[codes + 128] for 8 codes or a multiple of 16, by four lookups in 64 bytes each: for an index
+    beyond them TBL gives 0, TBX what was there. In a loop the table stays in 16 registers."""
+    lanes = lanes_of(codes)
+    width = min(lanes, 16)
+
+    def quarter(i: int) -> list[Value]:
+        starts = range(64 * i, 64 * (i + 1), 16)
+        return [tirx.BufferLoad(table, [tirx.Ramp(_int(s), _int(1), _int(16))]) for s in starts]
+
+    def looked_up(code: Value) -> Value:
+        found: list[Value] = []
+        # Flipping these bits makes index 0 of the code of entry 64 * i.
+        for i, flipped in enumerate((-128, -64, 0, 64)):
+            name = f"llvm.aarch64.neon.{'tbx' if found else 'tbl'}4.v{width}i8"
+            index = code ^ tirx.const(flipped, "int8")
+            found = [tirx.call_llvm_pure_intrin(f"int8x{width}", name, *found, *quarter(i), index)]
+        return found[0]
+
+    firsts = range(0, lanes, width)
+    parts = [looked_up(_elements([codes], first, width)) for first in firsts]
+    return parts[0] if len(parts) == 1 else _elements(parts, 0, lanes)
 
 
 def _rescale_pairs(value: Value, multiplier: Value, shift: Value, lanes: int) -> Value:

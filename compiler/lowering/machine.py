@@ -54,9 +54,18 @@ class CpuMachine:
         return self.dot not in (DotProduct.SDOT, DotProduct.SMMLA, DotProduct.SMLAL, DotProduct.VMLAL)
 
     @property
+    def is_aarch64(self) -> bool:
+        return str(dict(self.target).get("mtriple", "")).startswith(("aarch64", "arm64"))
+
+    @property
     def permutes_bytes(self) -> bool:
-        """Whether one instruction looks bytes up in two registers of 64 (vpermi2b)."""
-        return "avx512vbmi" in self.required_features
+        """Whether one instruction looks bytes up in two registers of 64 (vpermi2b) or four of 16 (tbl)."""
+        return "avx512vbmi" in self.required_features or self.is_aarch64
+
+    @property
+    def shifts_bytes(self) -> bool:
+        """Whether one instruction shifts each byte of a register, so that two extract a signed field."""
+        return self.is_aarch64
 
     @property
     def counts_bits(self) -> bool:
