@@ -373,3 +373,14 @@ def test_a_damaged_model_is_imported_or_refused(data: st.DataObject) -> None:
             verify(import_graph(load_model(path)))
         except BitloomError as error:
             assert error.message
+
+
+@pytest.mark.parametrize("byte", [0x80, 0], ids=["no text", "no input"])
+def test_what_the_converter_of_old_models_stumbles_over_is_refused(byte: int, tmp_path: Path) -> None:
+    """An old operator set, and a damaged name of the first node's input."""
+    content = bytearray(damaged())
+    content[-1], content[12] = 0, byte
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(BitloomError, match=r"opset 0 is older than \d+, and onnx cannot convert it: "):
+        load_model(path)

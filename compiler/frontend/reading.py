@@ -174,7 +174,13 @@ def _converted(path: Path, proto: ModelProto) -> ModelProto:
     try:
         # The converter needs shapes to turn the broadcasting of old models into today's.
         return version_converter.convert_version(shape_inference.infer_shapes(proto), OLDEST_OPSET)
-    except (RuntimeError, shape_inference.InferenceError) as error:
+    # A name that is no text is found out as late as in the converter's own message.
+    except (
+        RuntimeError,
+        UnicodeDecodeError,
+        shape_inference.InferenceError,
+        version_converter.ConvertError,
+    ) as error:
         raise BitloomError(
             f"{path}: opset {opset} is older than {OLDEST_OPSET}, and onnx cannot convert it: "
             f"{_reason(error)}",
