@@ -66,12 +66,25 @@ def refusal(form: Convolution, machine: CpuMachine) -> str | None:
 
 # Fewer pixels leave most of a tile of weights' loads unused: such layers wait for their weights either way.
 _LEAST_PIXELS = 4
+# Measured: the first tile instructions of a call, and by how much a core that uses tiles lowers its clock.
+_CALL_CYCLES, _CLOCK_RATIO = 3500, 1.25
 
 
 def pays(form: Convolution, machine: CpuMachine) -> bool:
     """Whether matrix tiles take a form and are faster than vectors."""
     pixels = form.batch * form.out_height * form.out_width
-    return refusal(form, machine) is None and pixels >= _LEAST_PIXELS
+    if refusal(form, machine) is not None or pixels < _LEAST_PIXELS:
+        return False
+    g = geometry(form, machine)
+    tiles = estimated_cycles(default_config(form, machine), g, machine) + _CALL_CYCLES
+    return tiles * _CLOCK_RATIO < _vector_cycles(g)
+
+
+def _vector_cycles(g: Geometry) -> float:
+    """Estimated cycles of the layer by VPDPBUSD on two ports, which requantizing shares."""
+    f = g.form
+    vectors = f.batch * f.out_height * f.out_width * ceil(f.out_channels / TILE_LANES)
+    return vectors * (g.segments * g.steps / 2 + 4.5)
 
 
 def depth_of(g: Geometry) -> int:
