@@ -34,9 +34,7 @@ from schedules.convolution_layout import Blocks
 from schedules.convolution_packing import (
     ChannelField,
     Parameter,
-    corrected_bias,
-    pack_channels,
-    pack_parameters,
+    pack_beside,
     panel_vectors,
 )
 
@@ -160,14 +158,8 @@ class AmxPlan:
 
     def pack(self, constants: Mapping[str, Array]) -> dict[str, Array]:
         """weight, channels and parameters from the form's weight, bias, multiplier, shift, parameters."""
-        parameters = pack_parameters(constants, self.geometry, self.machine)
-        bias = corrected_bias(constants, int(parameters[Parameter.PADDING]))
-        named = {**constants, "bias": bias}
-        return {
-            "weight": self._pack_weights(constants["weight"]),
-            "channels": pack_channels(named, self.geometry, self.machine, TILE_LANES, self.config.vectors),
-            "parameters": parameters,
-        }
+        weight = self._pack_weights(constants["weight"])
+        return pack_beside(weight, constants, self.geometry, self.machine, TILE_LANES, self.config.vectors)
 
     def _pack_weights(self, weight: Array) -> Array:
         g, depth = self.geometry, self.config.depth

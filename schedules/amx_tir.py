@@ -17,6 +17,7 @@ from schedules.amx_block import Block
 from schedules.amx_finish import Before, Finish, moved_in
 from schedules.amx_tiles import configure, emit_tile
 from schedules.convolution_copy import copy_rows
+from schedules.convolution_tir import clipped, declared
 from schedules.intrinsics import Buffer, Expr, tir, tirx
 
 
@@ -25,18 +26,12 @@ def amx_function(plan: AmxPlan) -> Any:
     with IRBuilder() as builder, tir.prim_func(s_tir=True):
         tir.func_name(plan.symbol)
         tir.func_attr({"global_symbol": plan.symbol, "tirx.noalias": True})
-        operands = {name: _operand(plan, name) for name in plan.operands}
+        operands = {name: declared(plan, name) for name in plan.operands}
         configure(plan)
         with tir.parallel(0, plan.tiles) as share:
             Share(plan, operands, share).emit()
         emit_tile("tilerelease")
     return builder.get()
-
-
-def _operand(plan: AmxPlan, name: str) -> Buffer:
-    count, dtype = plan.operand_type(name)
-    itemsize = int(dtype.lstrip("uint")) // 8
-    return tir.arg(name, tir.buffer((count,), dtype, align=itemsize))
 
 
 class Share:
@@ -51,9 +46,9 @@ class Share:
         self.panel = panel_block * c.share_panels
         self.column = column_block * c.share_columns
         self.row = row_block * c.share_rows
-        self.panels = _clipped(c.share_panels, plan.panels, self.panel)
-        self.rows = _clipped(c.share_rows, g.height, self.row)
-        self.columns = _clipped(c.share_columns, g.width, self.column)
+        self.panels = clipped(c.share_panels, plan.panels, self.panel)
+        self.rows = clipped(c.share_rows, g.height, self.row)
+        self.columns = clipped(c.share_columns, g.width, self.column)
 
     def emit(self) -> None:
         g = self.g
@@ -110,8 +105,3 @@ class Share:
 
 def _ceil_div(extent: Expr, size: int) -> Expr:
     return -(-extent // size) if isinstance(extent, int) else (extent + (size - 1)) // size
-
-
-def _clipped(block: int, total: int, start: Expr) -> Expr:
-    """Extent of a block that starts at `start`; a number where all blocks are equal."""
-    return block if total % block == 0 else tirx.min(tirx.const(block, "int32"), total - start)

@@ -176,10 +176,23 @@ def pack_constants(
     constants: Mapping[str, Array], geometry: Geometry, machine: CpuMachine, lanes: int, vectors: int
 ) -> dict[str, Array]:
     """The kernel's constant operands from the form's: weight, bias, multiplier, shift, parameters."""
+    weight = pack_weights(constants["weight"], geometry, machine, lanes, vectors)
+    return pack_beside(weight, constants, geometry, machine, lanes, vectors)
+
+
+def pack_beside(
+    weight: Array,
+    constants: Mapping[str, Array],
+    geometry: Geometry,
+    machine: CpuMachine,
+    lanes: int,
+    vectors: int,
+) -> dict[str, Array]:
+    """Weights that a template has packed in its own way, and the constants that all templates have."""
     parameters = pack_parameters(constants, geometry, machine)
     bias = corrected_bias(constants, int(parameters[Parameter.PADDING]))
     return {
-        "weight": pack_weights(constants["weight"], geometry, machine, lanes, vectors),
+        "weight": weight,
         "channels": pack_channels({**constants, "bias": bias}, geometry, machine, lanes, vectors),
         "parameters": parameters,
     }

@@ -9,7 +9,7 @@ not derived by schedule primitives. The outermost loop is parallel over shares.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from tvm.script.ir_builder import IRBuilder
 
@@ -31,7 +31,13 @@ def convolution_function(plan: ConvolutionLayout) -> Any:
     return builder.get()
 
 
-def declared(plan: ConvolutionLayout, name: str) -> Buffer:
+class HasOperands(Protocol):
+    """A plan that tells elements and dtype of each operand."""
+
+    def operand_type(self, name: str) -> tuple[int, str]: ...
+
+
+def declared(plan: HasOperands, name: str) -> Buffer:
     """A flat buffer aligned to its elements only, because operands may be slices of wider tensors."""
     count, dtype = plan.operand_type(name)
     itemsize = int(dtype.lstrip("uint")) // 8
@@ -53,9 +59,9 @@ class Share:
         self.panel = panel_block * self.config.share_panels
         self.column = column_block * self.config.share_columns
         self.row = row_block * self.config.share_rows
-        self.panels = _clipped(self.config.share_panels, plan.panels, self.panel)
-        self.rows = _clipped(self.config.share_rows, self.g.height, self.row)
-        self.columns = _clipped(self.config.share_columns, self.g.width, self.column)
+        self.panels = clipped(self.config.share_panels, plan.panels, self.panel)
+        self.rows = clipped(self.config.share_rows, self.g.height, self.row)
+        self.columns = clipped(self.config.share_columns, self.g.width, self.column)
         self.last_columns = column_block == blocks.columns - 1
 
     def emit(self) -> None:
@@ -127,6 +133,6 @@ class Share:
         MicroTile(self, y, x, columns, panel, ragged).emit()
 
 
-def _clipped(block: int, total: int, start: Expr) -> Expr:
+def clipped(block: int, total: int, start: Expr) -> Expr:
     """Extent of a block that starts at `start`; a number where all blocks are equal."""
     return block if total % block == 0 else tirx.min(tirx.const(block, "int32"), total - start)

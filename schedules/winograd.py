@@ -36,9 +36,7 @@ from schedules.convolution_geometry import Geometry, geometry
 from schedules.convolution_packing import (
     ChannelField,
     Parameter,
-    corrected_bias,
-    pack_channels,
-    pack_parameters,
+    pack_beside,
 )
 
 LANES = 8  # int32 lanes of 256 bits
@@ -188,15 +186,8 @@ class WinogradPlan:
 
     def pack(self, constants: Mapping[str, Array]) -> dict[str, Array]:
         """weight: [panel, position, pair of channels, vector, lane, 2]; the others as for a direct one."""
-        parameters = pack_parameters(constants, self.geometry, self.machine)
-        bias = corrected_bias(constants, int(parameters[Parameter.PADDING]))
-        shifted = {**constants, "bias": bias}
-        vectors = self.config.vectors
-        return {
-            "weight": self._packed(transformed(constants["weight"])),
-            "channels": pack_channels(shifted, self.geometry, self.machine, LANES, vectors),
-            "parameters": parameters,
-        }
+        weight = self._packed(transformed(constants["weight"]))
+        return pack_beside(weight, constants, self.geometry, self.machine, LANES, self.config.vectors)
 
     def _packed(self, weight: Array) -> Array:
         split = weight.reshape(self.panels, self.config.vectors, LANES, POSITIONS, -1, 2)
