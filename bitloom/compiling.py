@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bitloom.library_files import IR_SUFFIX
-from bitloom.options import element_named, observer_named
+from bitloom.options import element_named, observer_named, scales_named
 from bitloom.refusals import check_output
 from compiler.driver import (
     Imported,
@@ -74,6 +74,7 @@ def compile(
     observer: str = "minmax",
     observer_options: Mapping[str, float] | None = None,
     layer_weights: Mapping[str, str] | None = None,
+    weight_scales: str = "channel",
     budget: str | None = None,
     cache: bool = True,
     progress: Progress = no_progress,
@@ -87,6 +88,8 @@ def compile(
     name: of the library and its C functions; the file's name if left out.
     shapes: for dynamic inputs. weights: int8, int4, int2 or binary; activations: int8 or int16.
     layer_weights: weights of single layers by ONNX node name. observer: how ranges are found.
+    weight_scales: "channel" (a scale for each output channel) or "tensor" (one for each layer: less exact,
+        but the codes of most channels are small, which compresses well).
     budget: "size<=800KiB" or "size<=60%" (of the model with int8 weights): chooses narrower weights for the
         layers where the outputs suffer least; layers named in layer_weights keep theirs.
     cache: whether to use results of earlier compilations of the very same inputs.
@@ -98,6 +101,7 @@ def compile(
         weights=WeightWidths(
             element_named(weights, "weights"),
             {layer: element_named(w, "weights") for layer, w in (layer_weights or {}).items()},
+            scales_named(weight_scales),
         ),
         activations=element_named(activations, "activations"),
         observer=observer_named(observer, dict(observer_options or {})),

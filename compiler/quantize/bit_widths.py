@@ -62,7 +62,7 @@ class BitWidthChoice:
     def widths(self, asked: WeightWidths) -> WeightWidths:
         """For `quantize_graph`. asked: what holds for weights that are no layer of the table."""
         chosen = {row.layer: row.chosen.element for row in self.layers}
-        return WeightWidths(asked.default, {**asked.layers, **chosen})
+        return WeightWidths(asked.default, {**asked.layers, **chosen}, asked.by_channel)
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
