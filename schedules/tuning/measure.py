@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
-_Candidate = TypeVar("_Candidate", contravariant=True)
+_Candidate_contra = TypeVar("_Candidate_contra", contravariant=True)
 
 
 class Outcome(Enum):
@@ -32,8 +32,9 @@ class Unit(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """cost: median of the repetitions; spread: half the distance of their quartiles, in the same unit. Both are
-    infinite unless the outcome is MEASURED. said: the device's or the compiler's own words where it is not."""
+    """cost: median of the repetitions; spread: half the distance of their quartiles, in the same unit. Both
+    are infinite unless the outcome is MEASURED. said: the device's or the compiler's own words where it is
+    not."""
 
     outcome: Outcome
     cost: float = float("inf")
@@ -41,7 +42,7 @@ class Measurement:
     said: str = ""
 
 
-class Device(Protocol, Generic[_Candidate]):
+class Device(Protocol, Generic[_Candidate_contra]):
     """A place where candidates (kernel plans of a CPU, layers with a tiling of the NPU) are measured.
 
     Not for use by several threads.
@@ -61,7 +62,7 @@ class Device(Protocol, Generic[_Candidate]):
         """Candidates that it measures at once: a caller gives it at least so many."""
         ...
 
-    def measure(self, candidates: Sequence[_Candidate]) -> Iterator[tuple[int, Measurement]]:
+    def measure(self, candidates: Sequence[_Candidate_contra]) -> Iterator[tuple[int, Measurement]]:
         """(index, measurement) of each candidate, as they finish; each is built, checked and then measured.
 
         A candidate's own faults are outcomes. Errors: BitloomError where no device is left at all; what was
