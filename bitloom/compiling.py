@@ -22,6 +22,7 @@ from bitloom.library_files import IR_SUFFIX
 from bitloom.options import element_named, observer_named, scales_named
 from bitloom.refusals import check_output
 from compiler.driver import (
+    CountsCycles,
     Imported,
     Progress,
     QuantizeOptions,
@@ -90,8 +91,9 @@ def compile(
     layer_weights: weights of single layers by ONNX node name. observer: how ranges are found.
     weight_scales: "channel" (a scale for each output channel) or "tensor" (one for each layer: less exact,
         but the codes of most channels are small, which compresses well).
-    budget: "size<=800KiB" or "size<=60%" (of the model with int8 weights): chooses narrower weights for the
-        layers where the outputs suffer least; layers named in layer_weights keep theirs.
+    budget: "size<=800KiB" or "size<=60%" (of the model with int8 weights), for NPUs also "cycles<=80%":
+        chooses narrower weights for the layers where the outputs suffer least; layers named in layer_weights
+        keep theirs.
     cache: whether to use results of earlier compilations of the very same inputs.
     progress: called with each stage, and how many of its pieces are done where they are counted.
     Errors: BitloomError with a message to act on; `output` is then as it was before.
@@ -122,7 +124,8 @@ def compile(
         progress("take from the cache")
         install_files(_unpack(stored), artifact.path)
         return artifact
-    compilation = quantize_imported(imported, samples, options, progress=progress)
+    clock = chosen if isinstance(chosen, CountsCycles) else None
+    compilation = quantize_imported(imported, samples, options, progress=progress, clock=clock)
     build = chosen.build(compilation.graph, progress)
     text = graph_text(compilation.graph).encode()
     attachments = {f"{library}{IR_SUFFIX}": gzip.compress(text, 1, mtime=0)}

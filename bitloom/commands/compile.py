@@ -73,7 +73,7 @@ def compile_command(
         str | None,
         typer.Option(
             metavar="LIMIT",
-            help='"size<=800KiB" or "size<=60%": narrower weights in the layers where it hurts least.',
+            help='"size<=800KiB", "size<=60%" or (npu) "cycles<=80%": narrower weights where it hurts least.',
         ),
     ] = None,
     observer: Annotated[
