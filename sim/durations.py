@@ -109,7 +109,8 @@ def transfer_cycles(bursts: Column, burst: float, latency: int, outstanding: int
     """
     if outstanding * burst >= latency + burst:
         return np.float64(latency) + bursts * burst
-    rounds, rest = np.divmod(bursts - 1, outstanding)
+    rounds = (bursts - 1) // outstanding
+    rest = bursts - 1 - rounds * outstanding
     return np.float64(latency + burst) * (rounds + 1) + rest * burst
 
 

@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 
 from sim.config import NpuConfig
 from sim.durations import NO_PORT, Work, work
-from sim.isa import LOCAL_TOKENS, TOKEN_NONE, Engine
-from sim.order import instruction_text
+from sim.isa import LOCAL_TOKENS, TOKEN_NONE
 from sim.port import SharedPort
 from sim.stream import DISPATCHER, Program, StreamError
+from sim.threads import ENGINES, instruction_text
 
-ENGINES = len(Engine)
 Times = NDArray[np.float64]
 # Events that are no end of an instruction: something to look at, the first burst of a transfer.
 _WAKE, _JOIN = 0, -1
