@@ -5,29 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 
 from compiler.ir.graph import Value
 from compiler.loops.form import Convolution
 from compiler.lowering.program import KernelCall
-from compiler.lowering.storage import Place, dense_strides, part_places, slice_place
+from compiler.lowering.storage import Place, dense_strides
 from compiler.numerics.element import Array, ElementType
 from compiler.ops.edge import Requantize
 from compiler.ops.elementwise import Add, Mul, Sub
 from compiler.ops.pooling import AveragePool2D, MaxPool2D
 from compiler.ops.reduction import Mean
-from compiler.ops.slicing import Concat, Slice
 from schedules.npu_emit import Address, Blob, Emitter, Run, merged
 from schedules.npu_product import Product, emit_product, pack_channel_parameters, pack_weights
 from schedules.npu_tiling import Shape, choose_tiling
 from schedules.npu_vector import (
-    Copy,
     Finish,
     Mapped,
     Operand,
-    emit_copy,
     emit_mapped,
     emit_pool,
     pool_tile,
@@ -35,28 +32,10 @@ from schedules.npu_vector import (
 from sim.compression import deflate
 from sim.isa import Binary
 from targets.streams import rules
+from targets.streams.layer import Layer, Memory
+from targets.streams.moves import MoveLayer, moves
 from targets.streams.pooling import pooling
 from targets.streams.rules import Rule
-
-
-class Memory(Protocol):
-    """Where values and constants lie."""
-
-    def place(self, value: Value) -> Place: ...
-
-    def address(self, place: Place, item_bytes: int) -> Address: ...
-
-    def constant(self, data: Array) -> Address:
-        """Address of constant bytes."""
-        ...
-
-
-class Layer(Protocol):
-    """One kind of layer. rules: when the NPU takes it."""
-
-    rules: ClassVar[tuple[Rule, ...]]
-
-    def emit(self, e: Emitter, call: KernelCall, memory: Memory) -> None: ...
 
 
 def layer_of(call: KernelCall) -> Layer | None:
@@ -64,10 +43,8 @@ def layer_of(call: KernelCall) -> Layer | None:
     if isinstance(call.lowered.form, Convolution):
         return ProductLayer()
     match call.node.op:
-        case _ if call.copies:
-            return CopyLayer()
-        case Concat() | Slice():
-            return CopyLayer()
+        case _ if moves(call):
+            return MoveLayer()
         case MaxPool2D() | AveragePool2D() | Mean():
             return PoolLayer()
         case Add() | Sub() | Mul():
@@ -234,31 +211,3 @@ class RequantizeLayer:
         finish = Finish(call.node.output.type.element, multiplier, 0, shift, zero, low, high)
         for part in _mapped(call, memory, Binary.RESCALE, finish, (zero_in,)):
             emit_mapped(e, part)
-
-
-@dataclass(frozen=True, slots=True)
-class CopyLayer:
-    """Codes that are moved: what could not be joined, cut or reshaped in place."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (rules.has_codes, rules.joins_computed, rules.steps_forward)
-
-    def emit(self, e: Emitter, call: KernelCall, memory: Memory) -> None:
-        for value, source, target in self._moves(call, memory):
-            size = value.type.element.dtype.itemsize
-            shape = value.type.shape
-            strides = [
-                tuple(s * size for s in place.strides or dense_strides(shape)) for place in (source, target)
-            ]
-            ends = [memory.address(place, size) for place in (source, target)]
-            emit_copy(e, Copy(shape, ends[0], strides[0], ends[1], strides[1], size))
-
-    def _moves(self, call: KernelCall, memory: Memory) -> list[tuple[Value, Place, Place]]:
-        node = call.node
-        if call.copies:
-            (x,) = call.reads
-            return [(x, memory.place(x), call.places[0])]
-        if isinstance(node.op, Slice):
-            x = node.inputs[0]
-            return [(node.output, slice_place(node.op, x, memory.place(x)), call.places[0])]
-        parts = zip(node.inputs, part_places(node, call.places[0]), strict=True)
-        return [(v, memory.place(v), part) for v, part in parts]

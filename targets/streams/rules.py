@@ -10,7 +10,6 @@ from compiler.numerics.element import ElementType
 from compiler.ops.elementwise import Add, Mul, Sub
 from compiler.ops.pooling import AveragePool2D, MaxPool2D
 from compiler.ops.reduction import Mean
-from compiler.ops.slicing import Concat, Slice
 from schedules.npu_emit import Address
 from schedules.npu_tiling import Shape, choose_tiling
 from schedules.npu_vector import pool_tile
@@ -25,6 +24,12 @@ def has_codes(call: KernelCall, config: NpuConfig) -> bool:
     """operands and results must be codes of 8 or 16 bits"""
     results = all(v.type.element in _CODES for v in call.node.outputs)
     return results and all(v.type.element in _CODES for v in call.reads)
+
+
+def has_integers(call: KernelCall, config: NpuConfig) -> bool:
+    """elements must be codes of 8 or 16 bits, or accumulators"""
+    moved = [*call.node.inputs, *call.node.outputs]
+    return all(v.type.element in (*_CODES, ElementType.I32) for v in moved)
 
 
 def has_product_types(call: KernelCall, config: NpuConfig) -> bool:
@@ -86,17 +91,6 @@ def has_two_equal_operands(call: KernelCall, config: NpuConfig) -> bool:
     assert isinstance(call.node.op, (Add, Sub, Mul))
     shape = call.node.output.type.shape
     return len(call.reads) == 2 and all(v.type.shape == shape for v in call.reads)
-
-
-def steps_forward(call: KernelCall, config: NpuConfig) -> bool:
-    """a slice must go forward"""
-    return not isinstance(call.node.op, Slice) or min(call.node.op.step) > 0
-
-
-def joins_computed(call: KernelCall, config: NpuConfig) -> bool:
-    """a part that is joined is a constant"""
-    parts = 1 if call.copies or not isinstance(call.node.op, Concat) else len(call.node.inputs)
-    return len(call.reads) == parts
 
 
 def reason(rules: tuple[Rule, ...], call: KernelCall, config: NpuConfig) -> str | None:
