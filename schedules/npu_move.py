@@ -109,7 +109,13 @@ def _runs(shape: Sequence[int], outside: Sequence[int], inside: Sequence[int]) -
 
 
 def _tile(
-    e: Emitter, core: int, a: Assembly, begin: Extents, shape: Extents, held: frozenset[int], at: int
+    e: Emitter,
+    core: int,
+    a: Assembly,
+    begin: Extents,
+    shape: Extents,
+    held: frozenset[int],
+    at: int,
 ) -> None:
     local = _local_strides(shape, held, a.size)
     pieces = [inside for p in a.pieces if (inside := p.within(begin, shape)) is not None]
@@ -120,6 +126,7 @@ def _tile(
         move_in(
             e,
             core,
+            Engine.LOAD,
             p.source,
             Memory.ACTIVATION,
             where,

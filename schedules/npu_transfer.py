@@ -79,10 +79,16 @@ class Transfer:
 
 
 def move_in(
-    e: Emitter, core: int, source: Address, memory: Memory, local: int, runs: Sequence[Run], size: int
+    e: Emitter,
+    core: int,
+    engine: Engine,
+    source: Address,
+    memory: Memory,
+    local: int,
+    runs: Sequence[Run],
+    size: int,
 ) -> None:
-    """Elements of `size` bytes, by LOAD to the activation memory and by FETCH to others."""
-    engine = Engine.LOAD if memory is Memory.ACTIVATION else Engine.FETCH
+    """Elements of `size` bytes, by LOAD or FETCH."""
 
     def add(block: _Block) -> None:
         load = Load(
@@ -98,6 +104,25 @@ def move_in(
         e.add(core, load)
 
     _each(e, core, engine, Transfer.of(runs, size), add)
+
+
+def move_in_by_two(
+    e: Emitter, core: int, source: Address, local: int, runs: Sequence[Run], size: int
+) -> None:
+    """To the activation memory, one half by LOAD and one by FETCH: an engine alone has too few requests on
+    their way to make use of a port."""
+    at = next((i for i, run in enumerate(runs) if run.count > 1), None)
+    half = 0 if at is None else runs[at].count // 2
+    for engine, first, count in ((Engine.LOAD, 0, half), (Engine.FETCH, half, None)):
+        if count == 0:
+            continue
+        part = list(runs)
+        outside, inside = source, local
+        if at is not None:
+            run = runs[at]
+            part[at] = Run(run.count - first if count is None else count, run.external, run.local)
+            outside, inside = source + first * run.external, local + first * run.local
+        move_in(e, core, engine, outside, Memory.ACTIVATION, inside, part, size)
 
 
 def move_out(e: Emitter, core: int, local: int, target: Address, runs: Sequence[Run], size: int) -> None:

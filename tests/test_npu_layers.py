@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from compiler.ir.diagnostics import Location
 from compiler.ir.graph import Graph
 from compiler.numerics.element import Array
-from sim.config import NpuConfig
+from sim.config import NpuConfig, load_config, preset_names
 from targets.streams.model import HostCall
 from tests.npu_networks import check_exact, configurations
 from tests.op_cases import OpCase, all_cases
@@ -18,7 +18,13 @@ from tests.op_cases import OpCase, all_cases
 ANY = settings(deadline=None, suppress_health_check=list(HealthCheck))
 CASES = all_cases()
 # What the NPU takes whatever the case.
-ALWAYS = ("transpose", "broadcast", "slice", "gather", "pad", "concat", "resize_nearest")
+ALWAYS = (
+    *("transpose", "broadcast", "slice", "gather", "pad", "concat", "resize_nearest"),
+    *("add", "sub", "mul", "minimum", "maximum", "clip", "prelu"),
+    *("max_pool2d", "average_pool2d"),
+)
+# What it takes where the core's memories hold a tile and the tables.
+WHERE_IT_FITS = ("unary", "softmax")
 
 
 def graph_of(case: OpCase) -> tuple[Graph, dict[str, Array]]:
@@ -46,3 +52,18 @@ def check_case(case: OpCase, config: NpuConfig) -> list[HostCall]:
 @given(st.data(), configurations())
 def test_the_npu_takes_every_case(mnemonic: str, data: st.DataObject, config: NpuConfig) -> None:
     assert not check_case(data.draw(CASES[mnemonic]), config)
+
+
+@pytest.mark.parametrize("mnemonic", WHERE_IT_FITS)
+@pytest.mark.parametrize("preset", preset_names())
+@settings(ANY, max_examples=15)
+@given(st.data())
+def test_a_preset_takes_every_case(mnemonic: str, preset: str, data: st.DataObject) -> None:
+    assert not check_case(data.draw(CASES[mnemonic]), load_config(preset))
+
+
+@pytest.mark.parametrize("mnemonic", WHERE_IT_FITS)
+@settings(ANY, max_examples=15)
+@given(st.data(), configurations())
+def test_little_memory_is_exact_or_refused(mnemonic: str, data: st.DataObject, config: NpuConfig) -> None:
+    check_case(data.draw(CASES[mnemonic]), config)

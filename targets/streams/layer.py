@@ -8,7 +8,7 @@ import numpy as np
 
 from compiler.ir.graph import Value
 from compiler.lowering.program import KernelCall
-from compiler.lowering.storage import Place, dense_strides
+from compiler.lowering.storage import Place, StorageBuffer, dense_strides
 from compiler.numerics.element import Array
 from schedules.npu_emit import Address, Emitter
 from targets.streams.rules import Rule
@@ -24,6 +24,22 @@ class Memory(Protocol):
     def constant(self, data: Array) -> Address:
         """Address of constant bytes."""
         ...
+
+
+class _Nowhere:
+    """For what does not depend on where anything lies."""
+
+    def place(self, value: Value) -> Place:
+        return Place(StorageBuffer(0))
+
+    def address(self, place: Place, item_bytes: int) -> Address:
+        return Address(False, 0)
+
+    def constant(self, data: Array) -> Address:
+        return Address(True, 0)
+
+
+NOWHERE: Memory = _Nowhere()
 
 
 class Layer(Protocol):
