@@ -42,8 +42,9 @@ class Emitter:
             self._registers[key] = register
             self.add(core, register)
 
-    def is_set(self, core: int, register: type[Instruction], engine: Engine) -> bool:
-        return (core, register, engine) in self._registers
+    def get(self, core: int, register: type[Instruction], engine: Engine) -> Instruction | None:
+        """What a register holds, or None where nobody has set it."""
+        return self._registers.get((core, register, engine))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,8 @@ def _blocks(runs: list[Run], row: int) -> Iterator[tuple[tuple[Run, Run], int, i
 def _strides(e: Emitter, core: int, engine: Engine, runs: tuple[Run, Run], row: int) -> None:
     planes, rows = runs
     alone = rows.count == planes.count == 1
-    if alone and e.is_set(core, Strides, engine):
+    inside = e.get(core, LocalStrides, engine)
+    if alone and isinstance(inside, LocalStrides) and inside.element == inside.element_bytes == 1:
         return  # strides that nobody uses: whatever stands there will do
     if rows.count == 1:
         rows = Run(1, row, row)
