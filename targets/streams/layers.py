@@ -19,9 +19,11 @@ from compiler.ops.elementwise import Add, Mul, Sub
 from compiler.ops.pooling import AveragePool2D, MaxPool2D
 from compiler.ops.reduction import Mean
 from compiler.ops.slicing import Concat, Slice
+from schedules.npu_blocks import pack_channel_parameters, pack_weights
 from schedules.npu_emit import Address, Blob, Emitter, Run, merged
-from schedules.npu_product import Product, emit_product, pack_channel_parameters, pack_weights
-from schedules.npu_tiling import Shape, choose_tiling
+from schedules.npu_product import Product, emit_product
+from schedules.npu_search import choose_tiling
+from schedules.npu_tiling import Shape
 from schedules.npu_vector import (
     Copy,
     Finish,

@@ -12,7 +12,8 @@ from compiler.ops.pooling import AveragePool2D, MaxPool2D
 from compiler.ops.reduction import Mean
 from compiler.ops.slicing import Concat, Slice
 from schedules.npu_emit import Address
-from schedules.npu_tiling import Shape, choose_tiling
+from schedules.npu_search import has_tiling
+from schedules.npu_tiling import Shape
 from schedules.npu_vector import pool_tile
 from sim.config import NpuConfig
 from targets.streams.pooling import pooling
@@ -48,7 +49,7 @@ def fits_scratchpads(call: KernelCall, config: NpuConfig) -> bool:
     """not even one output pixel, with its part of image and weights, fits the scratchpads"""
     form = call.lowered.form
     assert isinstance(form, Convolution)
-    return choose_tiling(Shape(form, False, False), config) is not None
+    return has_tiling(Shape(form, False, False), config)
 
 
 def pools_evenly(call: KernelCall, config: NpuConfig) -> bool:
