@@ -92,13 +92,22 @@ class Slots:
 
 
 def load(
-    e: Emitter, core: int, source: Address, memory: Memory, local: int, runs: list[Run], row: int
+    e: Emitter,
+    core: int,
+    source: Address,
+    memory: Memory,
+    local: int,
+    runs: list[Run],
+    row: int,
+    engine: Engine | None = None,
 ) -> None:
     """Blocks of rows of `row` contiguous bytes, runs from the outermost dimension in.
 
-    Images come by LOAD, constants by FETCH: weights of the tiles ahead do not wait for images.
+    Where nothing else is said, images come by LOAD, constants by FETCH: weights of the tiles ahead do not
+    wait for images.
     """
-    engine = Engine.LOAD if memory is Memory.ACTIVATION else Engine.FETCH
+    if engine is None:
+        engine = Engine.LOAD if memory is Memory.ACTIVATION else Engine.FETCH
     for runs_, row_, outside, inside in _blocks(runs, row):
         _strides(e, core, engine, runs_, row_)
         planes, rows = runs_

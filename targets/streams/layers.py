@@ -12,9 +12,11 @@ from compiler.lowering.program import KernelCall
 from compiler.numerics.element import Array
 from compiler.ops.edge import Requantize
 from compiler.ops.pooling import AveragePool2D, MaxPool2D
+from schedules.npu_blocks import pack_channel_parameters, pack_weights
 from schedules.npu_emit import Blob, Emitter
-from schedules.npu_product import Product, emit_product, pack_channel_parameters, pack_weights
-from schedules.npu_tiling import Shape, choose_tiling
+from schedules.npu_product import Product, emit_product
+from schedules.npu_search import choose_tiling
+from schedules.npu_tiling import Shape
 from sim.compression import deflate
 from targets.streams import rules
 from targets.streams.layer import Layer, Memory

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from compiler.loops.form import Convolution
 from compiler.lowering.program import KernelCall
 from compiler.numerics.element import ElementType
-from schedules.npu_tiling import Shape, choose_tiling
+from schedules.npu_search import has_tiling
+from schedules.npu_tiling import Shape
 from sim.config import NpuConfig
 
 Rule = Callable[[KernelCall, NpuConfig], bool]
@@ -52,7 +53,7 @@ def fits_scratchpads(call: KernelCall, config: NpuConfig) -> bool:
     """not even one output pixel, with its part of image and weights, fits the scratchpads"""
     form = call.lowered.form
     assert isinstance(form, Convolution)
-    return choose_tiling(Shape(form, False, False), config) is not None
+    return has_tiling(Shape(form, False, False), config)
 
 
 def reason(rules: tuple[Rule, ...], call: KernelCall, config: NpuConfig) -> str | None:
