@@ -10,7 +10,7 @@ import numpy as np
 
 from compiler.loops.form import Convolution
 from compiler.numerics.element import Array
-from schedules.npu_emit import Address, Blob, Emitter, Run, Slots, load, load_blob, store
+from schedules.npu_emit import Address, Blob, Emitter, Run, load, load_blob, store
 from schedules.npu_tiling import Shape, Tiling
 from sim.config import PARAMETER_BYTES, NpuConfig
 from sim.functional.memory import pack_rows
@@ -155,12 +155,13 @@ class _Core:
     def __init__(self, e: Emitter, core: int, p: Product) -> None:
         self.e, self.core, self.p = e, core, p
         t, pads = p.tiling, e.config.scratchpad
-        self.images = Slots(0, t.image_slot_bytes, t.image_slots)
-        self.results = Slots(t.image_slots * t.image_slot_bytes, t.result_slot_bytes, t.result_slots)
-        self.weights = Slots(0, t.weight_slot_bytes, t.weight_slots)
-        self.accumulators = Slots(0, pads.accumulator_words // 2, 2)
+        images = t.image_slots * t.image_slot_bytes
+        self.images = e.slots(core, Memory.ACTIVATION, 0, t.image_slot_bytes, t.image_slots)
+        self.results = e.slots(core, Memory.ACTIVATION, images, t.result_slot_bytes, t.result_slots)
+        self.weights = e.slots(core, Memory.WEIGHT, 0, t.weight_slot_bytes, t.weight_slots)
+        self.accumulators = e.slots(core, Memory.ACCUMULATOR, 0, pads.accumulator_words // 2, 2)
         bank = pads.parameter_bytes // pads.parameter_banks
-        self.parameters = Slots(0, bank, pads.parameter_banks)
+        self.parameters = e.slots(core, Memory.PARAMETER, 0, bank, pads.parameter_banks)
         self.groups = _parameter_groups(blocks_of(p.form, t), bank // PARAMETER_BYTES)
 
     def tile(self, tile: _Tile, block: Block) -> None:

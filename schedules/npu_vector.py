@@ -7,7 +7,7 @@ from itertools import product
 from math import ceil, prod
 
 from compiler.numerics.element import ElementType
-from schedules.npu_emit import MAX_COUNT, Address, Emitter, Run, Slots, load, store
+from schedules.npu_emit import MAX_COUNT, Address, Emitter, Run, load, store
 from sim.config import NpuConfig
 from sim.isa import Binary, Elementwise, Engine, Factors, Inputs, Memory, Output, Pool, Reduce, Window
 
@@ -105,7 +105,13 @@ def emit_pool(e: Emitter, p: Pooling, tile: PoolTile) -> None:
     pads = e.config.scratchpad
     bank = pads.activation_bytes // pads.activation_banks
     image, result = (ceil(n / bank) * bank for n in _pool_bytes(p, tile))
-    slots = [(Slots(0, image, 2), Slots(2 * image, result, 2)) for _ in range(e.config.cores)]
+    slots = [
+        (
+            e.slots(core, Memory.ACTIVATION, 0, image, 2),
+            e.slots(core, Memory.ACTIVATION, 2 * image, result, 2),
+        )
+        for core in range(e.config.cores)
+    ]
     starts = product(
         range(p.batch),
         range(0, p.channels, tile.channels),
@@ -227,7 +233,8 @@ def emit_mapped(e: Emitter, m: Mapped) -> None:
     together = max(1, min(rows, fit // piece)) if piece == count else 1
     places = pads.activation_bytes // (slot * len(operands))
     slots = [
-        [Slots(i * places * slot, slot, places) for i in range(len(operands))] for _ in range(e.config.cores)
+        [e.slots(core, Memory.ACTIVATION, i * places * slot, slot, places) for i in range(len(operands))]
+        for core in range(e.config.cores)
     ]
     starts = product(range(0, rows, together), range(0, count, piece))
     for number, (r, c) in enumerate(starts):
@@ -277,7 +284,7 @@ class Copy:
 def emit_copy(e: Emitter, c: Copy) -> None:
     """Through the activation memory, in halves of it."""
     half = e.config.scratchpad.activation_bytes // 2
-    slots = [Slots(0, half, 2) for _ in range(e.config.cores)]
+    slots = [e.slots(core, Memory.ACTIVATION, 0, half, 2) for core in range(e.config.cores)]
     for number, part in enumerate(_parts(c, half)):
         core = number % e.config.cores
         local, _ = slots[core].take(number)
