@@ -143,6 +143,15 @@ class Op(ABC):
         del permutation
         return self if self.may_run_in_place else None
 
+    def of_channels(self, x: TensorType, count: int) -> Op | None:
+        """The operator for an input like x with `count` channels (extent of the last axis).
+
+        None where it is not, for its only activation x, a function that makes each channel of its one result
+        of the same channel of x, and whose codes never fall where those of x rise.
+        """
+        del x, count
+        return None
+
     def takes_strides(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
         """Whether the kernel can read or write an operand of `shape` that lies with these strides inside
         a wider buffer. Loop forms take any; views take none."""
