@@ -184,5 +184,6 @@ def _moved(bursts: Column | Floats, port: Port, write: bool) -> Floats:
     burst = port.burst_cycles
     if outstanding * burst >= latency + burst:
         return 2 + latency + bursts * burst
-    rounds, rest = np.divmod(bursts.astype(np.float64) - 1, outstanding)
+    rounds: Floats = np.floor((bursts - 1.0) / outstanding)
+    rest: Floats = bursts - 1.0 - rounds * outstanding
     return 2 + (latency + burst) * (rounds + 1) + rest * burst

@@ -10,7 +10,7 @@ from math import ceil, prod
 from typing import Protocol
 
 from compiler.numerics.element import ElementType
-from schedules.npu_emit import Address, Emitter, Run, Slots
+from schedules.npu_emit import Address, Emitter, Run
 from schedules.npu_transfer import Extents, Transfer, cut, dense, move_in, move_out, tiles
 from sim.config import NpuConfig
 from sim.isa import Engine, Memory
@@ -108,7 +108,10 @@ def emit_mapped(e: Emitter, m: Mapped) -> None:
     """Tiles in turn on all cores."""
     m = _merged(m)
     tile, places = _tile(m, e.config)
-    slots = [[Slots(at, size, 2) for at, size in places.operands] for _ in range(e.config.cores)]
+    slots = [
+        [e.slots(core, Memory.ACTIVATION, at, size, 2) for at, size in places.operands]
+        for core in range(e.config.cores)
+    ]
     for number, (begin, shape) in enumerate(tiles(m.shape, tile)):
         core = number % e.config.cores
         if number < e.config.cores:

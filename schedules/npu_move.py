@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from schedules.npu_emit import MAX_ROW_BYTES, Address, Emitter, Run, Slots
+from schedules.npu_emit import MAX_ROW_BYTES, Address, Emitter, Run
 from schedules.npu_transfer import Extents, Transfer, cut, dense, move_in, move_out, tiles
 from sim.config import NpuConfig
 from sim.isa import Engine, Fill, LocalStrides, Memory
@@ -57,7 +57,7 @@ def emit_assembly(e: Emitter, a: Assembly) -> None:
     slot = pads.activation_banks // 2 * (pads.activation_bytes // pads.activation_banks)
     options = [_planned(a, held, slot, e.config) for held in {_NONE, _repeated(a)}]
     _, tile, held = min(options, key=lambda o: (o[0], len(o[2])))
-    slots = [Slots(0, slot, 2) for _ in range(e.config.cores)]
+    slots = [e.slots(core, Memory.ACTIVATION, 0, slot, 2) for core in range(e.config.cores)]
     for number, (begin, shape) in enumerate(tiles(a.shape, tile)):
         core = number % e.config.cores
         local, _ = slots[core].take(number)

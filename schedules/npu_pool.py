@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from compiler.numerics.element import ElementType
-from schedules.npu_emit import MAX_COUNT, Address, Emitter, Run, Slots
+from schedules.npu_emit import MAX_COUNT, Address, Emitter, Run
 from schedules.npu_finish import Codes, Finish, inputs
 from schedules.npu_transfer import Extents, Transfer, cut, move_in_by_two, move_out, tiles
 from sim.config import NpuConfig
-from sim.isa import Engine, Pool, Reduce, Window
+from sim.isa import Engine, Memory, Pool, Reduce, Window
 
 _LEAST_TILE = 1024  # taps of all windows of a tile: smaller tiles are mostly latency
 _TILES_PER_CORE = 4
@@ -112,7 +112,13 @@ def emit_pool(e: Emitter, p: Pooling, tile: Extents) -> None:
     image, result = _slots(p, tile, e.config)
     if 2 * (image + result) > e.config.scratchpad.activation_bytes:
         image, result = _slots(p, tile, e.config, apart=False)
-    slots = [(Slots(0, image, 2), Slots(2 * image, result, 2)) for _ in range(e.config.cores)]
+    slots = [
+        (
+            e.slots(core, Memory.ACTIVATION, 0, image, 2),
+            e.slots(core, Memory.ACTIVATION, 2 * image, result, 2),
+        )
+        for core in range(e.config.cores)
+    ]
     whole = (p.batch, p.out_height, p.out_width, p.channels)
     for number, (begin, shape) in enumerate(tiles(whole, (1, *tile))):
         core = number % e.config.cores

@@ -12,10 +12,12 @@ from compiler.ir.graph import Graph, Value
 from compiler.lowering.memory_plan import Lifetime, MemoryPlan, aligned, plan_memory
 from compiler.lowering.program import KernelCall, kernel_calls
 from compiler.lowering.storage import Place, StorageBuffer, place_values
-from compiler.numerics.element import Array
+from compiler.numerics.element import Array, ElementType
+from schedules.npu_dispatch import in_order_of_start
 from schedules.npu_emit import Address, Emitter
 from sim.checker import check
 from sim.config import NpuConfig
+from sim.fields import Column
 from sim.stream import Program
 from sim.tokens import insert_tokens
 from targets.streams.layers import Layer, layer_of
@@ -42,11 +44,12 @@ class HostStep:
 
 @dataclass(frozen=True, slots=True)
 class StreamStep:
-    """Consecutive calls as one program. ends: for each core, the end of each call's instructions."""
+    """Consecutive calls as one program. numbers: for each core and instruction, the number of its call; of
+    `Halt`, how many there are."""
 
     planned: tuple[Planned, ...]
     program: Program
-    ends: tuple[tuple[int, ...], ...]
+    numbers: tuple[Column, ...]
 
 
 @dataclass(slots=True)
@@ -165,14 +168,17 @@ def _place(planned: list[Planned], places: Mapping[Value, Place], config: NpuCon
         first = 0 if buffer.input_port is not None else first
         last = len(planned) if buffer.output_port is not None else last
         spans[buffer] = (first, last, device)
+    # The host keeps an element of one bit in a byte, where libraries pack eight of them into it.
+    bits = {place.buffer for value, place in places.items() if value.type.element is ElementType.B1}
+    sizes = {b: max(1, b.size * (8 if b in bits else 1)) for b in spans}
     inside = [b for b, (_, _, device) in spans.items() if device]
     spilled: list[StorageBuffer] = []
-    while (sram := _planned(inside, spans)).arena_bytes > config.sram.size_bytes:
+    while (sram := _planned(inside, spans, sizes)).arena_bytes > config.sram.size_bytes:
         largest = max(inside, key=lambda b: b.size)
         inside.remove(largest)
         spilled.append(largest)
     host = [b for b, (_, _, device) in spans.items() if not device]
-    dram, mine = _planned(spilled, spans), _planned(host, spans)
+    dram, mine = _planned(spilled, spans, sizes), _planned(host, spans, sizes)
     memories: dict[StorageBuffer, tuple[str, int]] = {}
     for name, buffers, plan in ((SRAM, inside, sram), (DRAM, spilled, dram), (HOST, host, mine)):
         memories |= {b: (name, at) for b, at in zip(buffers, plan.offsets, strict=True)}
@@ -180,9 +186,11 @@ def _place(planned: list[Planned], places: Mapping[Value, Place], config: NpuCon
 
 
 def _planned(
-    buffers: list[StorageBuffer], spans: Mapping[StorageBuffer, tuple[int, int, bool]]
+    buffers: list[StorageBuffer],
+    spans: Mapping[StorageBuffer, tuple[int, int, bool]],
+    sizes: Mapping[StorageBuffer, int],
 ) -> MemoryPlan:
-    return plan_memory([Lifetime(max(1, b.size), *spans[b][:2]) for b in buffers])
+    return plan_memory([Lifetime(sizes[b], *spans[b][:2]) for b in buffers])
 
 
 def _stream(
@@ -194,10 +202,7 @@ def _stream(
         assert p.layer is not None
         e.layer = number
         p.layer.emit(e, p.call, memory)
-    found = insert_tokens(e.instructions, config)
+    found = in_order_of_start(insert_tokens(e.instructions, config), config)
     check(found.program, config)
-    ends: list[tuple[int, ...]] = []
-    for origin in found.origin:
-        layers = np.array([e.layers[i] for i in origin if i >= 0], np.int64)
-        ends.append(tuple(int(n) for n in np.searchsorted(layers, range(1, len(group) + 1))))
-    return StreamStep(tuple(group), found.program, tuple(ends))
+    layers = np.array([*e.layers, len(group)], np.int64)  # origin -1, of `Halt`, takes the last
+    return StreamStep(tuple(group), found.program, tuple(layers[list(o)] for o in found.origin))
