@@ -181,9 +181,8 @@ def _moved(bursts: Column | Floats, port: Port, write: bool) -> Floats:
     """Cycles of one transfer, alone (see sim.durations.transfer_cycles), with its issue."""
     latency = port.write_latency_cycles if write else port.read_latency_cycles
     outstanding = port.write_outstanding if write else port.read_outstanding
-    burst = port.burst_cycles
+    burst, count = port.burst_cycles, np.asarray(bursts, np.float64)
     if outstanding * burst >= latency + burst:
-        return 2 + latency + bursts * burst
-    rounds: Floats = np.floor((bursts - 1.0) / outstanding)
-    rest: Floats = bursts - 1.0 - rounds * outstanding
-    return 2 + (latency + burst) * (rounds + 1) + rest * burst
+        return 2 + latency + count * burst
+    rounds = np.floor((count - 1) / outstanding)
+    return 2 + (latency + burst) * (rounds + 1) + (count - 1 - rounds * outstanding) * burst
