@@ -135,15 +135,13 @@ def time_model(model: NpuModel) -> ModelTiming:
         begins = [0] * len(step.program.streams)
         ended = 0
         for layer in step.layers:
-            masks = [
-                (np.arange(len(s)) >= begin) & (np.arange(len(s)) < end)
-                for s, begin, end in zip(step.program.streams, begins, layer.ends, strict=True)
-            ]
-            ends = [int(s.end[m].max()) for s, m in zip(timing.spans, masks, strict=True) if m.any()]
+            parts = [slice(begin, end) for begin, end in zip(begins, layer.ends, strict=True)]
+            spans = [s.end[p] for s, p in zip(timing.spans, parts, strict=True)]
+            ends = [int(end.max()) for end in spans if end.size]
             last = max(ended, *ends) if ends else ended
             if layer is step.layers[-1]:
                 last = timing.cycles  # with what comes behind the last layer
-            found = statistics(timing, model.config, masks)
+            found = statistics(timing, model.config, parts)
             layers.append(LayerTiming(layer.value, last - ended, found))
             ended = last
             begins = list(layer.ends)
