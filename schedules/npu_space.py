@@ -185,8 +185,9 @@ def _fitting(shape: Shape, config: NpuConfig, choices: NDArray[np.int64]) -> Spa
 
 
 def with_two_engines(space: Space) -> Space:
-    """The same tilings, and those with more than one slot for images with images by LOAD and FETCH."""
-    more = space.where(space.image_slots > 1)
+    """The same tilings, and those with more than one slot for images with images by LOAD and FETCH. (Where
+    elements are scattered the strides inside of the core would change for each load of weights.)"""
+    more = space.where((space.image_slots > 1) & (space.fold != Fold.WINDOW))
     columns = {f.name: np.concatenate([getattr(space, f.name), getattr(more, f.name)]) for f in fields(Space)}
     columns["image_engines"][len(space) :] = 2
     return Space(**columns)
