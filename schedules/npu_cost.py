@@ -56,14 +56,9 @@ class _Model:
         steps = self.tiles * self.blocks
         loading, computing = image * image_loads, product * steps * self.pieces
         finishing, storing = vector * steps, store * self.tiles * self.stores
-        fetching = weights * weight_loads + self._parameters()
-        both = np.where(
-            s.image_engines == 2, np.maximum((loading + fetching) / 2, np.maximum(fetching, loading / 2)), 0.0
-        )
-        apart = np.where(s.image_engines == 1, np.maximum(loading, fetching), both)
-        busiest = np.max(
-            [apart, computing, finishing, storing, self._ports(image_loads, weight_loads)], axis=0
-        )
+        moving = self._moving(loading, weights * weight_loads, self._parameters())
+        ports = self._ports(image_loads, weight_loads)
+        busiest = np.max([moving, computing, finishing, storing, ports], axis=0)
         waiting = np.maximum(image, weights) + product + vector + store
         waiting = waiting + self._image_waits(loading, computing, image_loads)
         waiting = waiting + self._weight_waits(weights * weight_loads, computing, weight_loads)
@@ -72,6 +67,13 @@ class _Model:
         # Images that wait for a place hold up the weights behind them on FETCH.
         mixed = (s.image_engines == 2) & (weight_loads > s.weight_slots)
         return busiest + waiting + np.where(mixed, loading, 0.0), busiest
+
+    def _moving(self, images: Floats, weights: Floats, parameters: Floats) -> Floats:
+        """The busier one of LOAD and FETCH."""
+        s, fetching = self.s, weights + parameters
+        both = np.maximum(images + parameters + weights / 2, weights / 2)
+        found = np.where(s.weight_engines == 2, both, np.maximum(images, fetching))
+        return np.where(s.image_engines == 2, np.maximum(images / 2, fetching + images / 2), found)
 
     def _image_waits(self, loading: Floats, computing: Floats, loads: Column) -> Floats:
         """Where all slots are in use until a tile's last product, the next tile's image waits for that."""
@@ -199,9 +201,9 @@ def _moved(bursts: Column | Floats, port: Port, write: bool) -> Floats:
     """Cycles of one transfer, alone (see sim.durations.transfer_cycles), with its issue."""
     latency = port.write_latency_cycles if write else port.read_latency_cycles
     outstanding = port.write_outstanding if write else port.read_outstanding
-    burst = port.burst_cycles
+    burst, count = port.burst_cycles, bursts.astype(np.float64)
     if outstanding * burst >= latency + burst:
-        return 2 + latency + bursts * burst
-    last = bursts.astype(np.float64) - 1
-    rounds = np.floor(last / outstanding).astype(np.float64)
-    return 2 + (latency + burst) * (rounds + 1) + (last - rounds * outstanding) * burst
+        return 2 + latency + count * burst
+    rounds = (count - 1) // outstanding
+    rest: Floats = count - 1 - rounds * outstanding
+    return 2 + (latency + burst) * (rounds + 1) + rest * burst
