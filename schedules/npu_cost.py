@@ -18,8 +18,8 @@ from sim.fields import Column
 Floats = NDArray[np.float64]
 
 
-def costs(s: Space, shape: Shape, config: NpuConfig) -> Floats:
-    """Cycles of the layer."""
+def costs(s: Space, shape: Shape, config: NpuConfig) -> tuple[Floats, Floats]:
+    """Cycles of the layer, and of its busiest engine or port alone."""
     return _Model(s, shape, config).cycles()
 
 
@@ -48,7 +48,7 @@ class _Model:
         self.stores = _ceil_div(self.blocks, self.of_store)  # of a tile
         self.pixels = s.rows * s.columns
 
-    def cycles(self) -> Floats:
+    def cycles(self) -> tuple[Floats, Floats]:
         s = self.s
         image, image_loads = self._image(), self._image_loads()
         weights, weight_loads = self._weights()
@@ -56,22 +56,42 @@ class _Model:
         steps = self.tiles * self.blocks
         loading, computing = image * image_loads, product * steps * self.pieces
         finishing, storing = vector * steps, store * self.tiles * self.stores
-        fetching = weights * weight_loads + self._parameters()
-        both = np.where(
-            s.image_engines == 2, np.maximum((loading + fetching) / 2, np.maximum(fetching, loading / 2)), 0.0
-        )
-        apart = np.where(s.image_engines == 1, np.maximum(loading, fetching), both)
-        busiest = np.max(
-            [apart, computing, finishing, storing, self._ports(image_loads, weight_loads)], axis=0
-        )
+        moving = self._moving(loading, weights * weight_loads, self._parameters())
+        ports = self._ports(image_loads, weight_loads)
+        busiest = np.max([moving, computing, finishing, storing, ports], axis=0)
         waiting = np.maximum(image, weights) + product + vector + store
-        waiting = waiting + np.where(
-            (s.image_slots == 1) & (image_loads > 1), np.minimum(loading, computing), 0
-        )
-        alone = (s.weight_slots == 1) & (weight_loads > 1)
-        waiting = waiting + np.where(alone, np.minimum(weights * weight_loads, computing), 0)
+        waiting = waiting + self._image_waits(loading, computing, image_loads)
+        waiting = waiting + self._weight_waits(weights * weight_loads, computing, weight_loads)
         waiting = waiting + np.where(s.accumulators == 1, finishing, 0)
-        return busiest + waiting + np.where(s.result_slots == 1, np.minimum(finishing, storing), 0)
+        waiting = waiting + np.where(s.result_slots == 1, np.minimum(finishing, storing), 0)
+        # Images that wait for a place hold up the weights behind them on FETCH.
+        mixed = (s.image_engines == 2) & (weight_loads > s.weight_slots)
+        return busiest + waiting + np.where(mixed, loading, 0.0), busiest
+
+    def _moving(self, images: Floats, weights: Floats, parameters: Floats) -> Floats:
+        """The busier one of LOAD and FETCH."""
+        s, fetching = self.s, weights + parameters
+        both = np.maximum(images + parameters + weights / 2, weights / 2)
+        found = np.where(s.weight_engines == 2, both, np.maximum(images, fetching))
+        return np.where(s.image_engines == 2, np.maximum(images / 2, fetching + images / 2), found)
+
+    def _image_waits(self, loading: Floats, computing: Floats, loads: Column) -> Floats:
+        """Where all slots are in use until a tile's last product, the next tile's image waits for that."""
+        s = self.s
+        held = np.where(s.whole_image == 1, 1, self.pieces)
+        used = np.where((held <= s.image_slots) & (self.blocks > 1), held, 1)
+        return np.where((used == s.image_slots) & (loads > used), np.minimum(loading, computing), 0.0)
+
+    def _weight_waits(self, fetching: Floats, computing: Floats, loads: Column) -> Floats:
+        """Weights that all tiles of stored channels use keep their slots until the last of these tiles: what
+        does not find a free slot meanwhile comes when no product can run."""
+        s = self.s
+        kept = (s.weights_first == 1) & (self.units <= s.weight_slots) & (self.tiles > 1)
+        used = np.where(kept, self.units, 1)
+        apart = np.clip(1 - (s.weight_slots - used) / used, 0, 1)
+        last = np.where(kept, computing / self.tiles, 0.0)
+        waits = np.minimum(fetching, computing) * apart - last
+        return np.where(loads > s.weight_slots, np.maximum(waits, 0.0), 0.0)
 
     def _image(self) -> Floats:
         """Of one load."""
@@ -107,9 +127,9 @@ class _Model:
         s, port = self.s, self.config.dram
         items = self.blocks * self.pieces
         held = np.maximum(1, s.weight_slot_bytes // np.maximum(1, s.weight_bytes))
-        of_store = _ceil_div(self.of_store * self.pieces, held)
-        units = np.where(s.weights_first == 1, self.stores * of_store, _ceil_div(items, held))
-        visits = np.where((s.weights_first == 1) & (of_store <= s.weight_slots), 1, self.tiles)
+        self.units = _ceil_div(self.of_store * self.pieces, held)  # of the channels stored together
+        units = np.where(s.weights_first == 1, self.stores * self.units, _ceil_div(items, held))
+        visits = np.where((s.weights_first == 1) & (self.units <= s.weight_slots), 1, self.tiles)
         loads = units * np.where(units <= s.weight_slots, 1, visits)
         size = items * s.weight_bytes / units * self.shape.weight_ratio
         self.weight_bursts = np.ceil(size / port.burst_bytes)
@@ -181,8 +201,9 @@ def _moved(bursts: Column | Floats, port: Port, write: bool) -> Floats:
     """Cycles of one transfer, alone (see sim.durations.transfer_cycles), with its issue."""
     latency = port.write_latency_cycles if write else port.read_latency_cycles
     outstanding = port.write_outstanding if write else port.read_outstanding
-    burst, count = port.burst_cycles, np.asarray(bursts, np.float64)
+    burst, count = port.burst_cycles, bursts.astype(np.float64)
     if outstanding * burst >= latency + burst:
         return 2 + latency + count * burst
-    rounds = np.floor((count - 1) / outstanding)
-    return 2 + (latency + burst) * (rounds + 1) + (count - 1 - rounds * outstanding) * burst
+    rounds = (count - 1) // outstanding
+    rest: Floats = count - 1 - rounds * outstanding
+    return 2 + (latency + burst) * (rounds + 1) + rest * burst

@@ -185,13 +185,15 @@ class Blob:
     packed: int = 0
 
 
-def load_blob(e: Emitter, core: int, blob: Blob, memory: Memory, local: int) -> None:
+def load_blob(
+    e: Emitter, core: int, blob: Blob, memory: Memory, local: int, engine: Engine = Engine.FETCH
+) -> None:
     if blob.packed:
         at = blob.address
         e.add(
             core,
             Inflate(
-                engine=Engine.FETCH,
+                engine=engine,
                 dram=at.dram,
                 external=at.byte,
                 memory=memory,
@@ -201,7 +203,7 @@ def load_blob(e: Emitter, core: int, blob: Blob, memory: Memory, local: int) -> 
             ),
         )
     else:
-        load(e, core, blob.address, memory, local, [], blob.raw)
+        load(e, core, blob.address, memory, local, [], blob.raw, engine)
 
 
 def merged(runs: list[Run], row: int) -> tuple[list[Run], int]:

@@ -11,7 +11,7 @@ from schedules.npu_emit import Address, Blob, Emitter, Run, load, load_blob, sto
 from schedules.npu_image import Images, Tile
 from schedules.npu_tiling import Tiling
 from sim.config import PARAMETER_BYTES
-from sim.isa import Depthwise, Gemm, Memory, Output, Requantize
+from sim.isa import Depthwise, Engine, Gemm, Memory, Output, Requantize
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ class _Core:
         self.accumulators = e.slots(core, Memory.ACCUMULATOR, 0, pads.accumulator_words // 2, t.accumulators)
         bank = pads.parameter_bytes // pads.parameter_banks
         self.parameters = e.slots(core, Memory.PARAMETER, 0, bank, pads.parameter_banks)
+        self.fetched = 0  # units of weights
         blocks = blocks_of_core(f, t, core, e.config.cores)
         self.units = {key: unit for unit in units_of(f, t, blocks, e.config) for key in unit.offsets}
         together = groups_of(blocks, bank // PARAMETER_BYTES)
@@ -112,7 +113,9 @@ class _Core:
         unit = self.units[block.first, first]
         weights, fresh = self.weights.take(unit.key)
         if fresh:
-            load_blob(e, core, self.p.weights[unit.key], Memory.WEIGHT, weights)
+            engine = (Engine.FETCH, Engine.LOAD)[self.fetched % self.p.tiling.weight_engines]
+            load_blob(e, core, self.p.weights[unit.key], Memory.WEIGHT, weights, engine)
+            self.fetched += 1
         begin, held = self._image_channels(step, first, count)
         image = self.images.take(tile, begin, held)
         skipped = (block.input if f.depthwise else block.input + first) - begin
@@ -144,7 +147,9 @@ class _Core:
         parameters, fresh = self.parameters.take(begin)
         if fresh:
             source = p.parameters + begin * PARAMETER_BYTES
-            load(e, core, source, Memory.PARAMETER, parameters, [], (end - begin) * PARAMETER_BYTES)
+            size = (end - begin) * PARAMETER_BYTES
+            engine = Engine.FETCH if p.tiling.weight_engines == 1 else Engine.LOAD
+            load(e, core, source, Memory.PARAMETER, parameters, [], size, engine)
         local, row = self._result(step)
         output = Output(
             lookup=False,

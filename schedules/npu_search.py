@@ -7,6 +7,7 @@ second half of them.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -18,11 +19,11 @@ from schedules.npu_product import Product, count_steps, emit_product
 from schedules.npu_space import tiling_space, with_two_engines
 from schedules.npu_tiling import Shape, Tiling
 from sim.config import PARAMETER_BYTES, NpuConfig
-from sim.timing import time_program
-from sim.tokens import insert_tokens
+from sim.timing import Timing, time_program
+from sim.tokens import Synchronised, insert_tokens
 
-_TRIALS = 12
-_ALIKE = 2  # tilings of one kind that are tried
+_TRIALS = 6
+_ALIKE = 1  # tilings of one kind that are tried
 _INSTRUCTIONS = 500  # of a trial, about
 _WORTH = 1.5  # what costs more than the cheapest by this factor is not tried
 
@@ -39,29 +40,38 @@ def choose_tiling(shape: Shape, config: NpuConfig) -> Tiling | None:
 
 @lru_cache(maxsize=4096)
 def _choose(shape: Shape, config: NpuConfig) -> Tiling | None:
-    found = [t for _, t in candidate_tilings(shape, config)]
+    found = candidate_tilings(shape, config)
     if len(found) <= 1:
-        return found[0] if found else None
-    return min(found, key=lambda t: trial(t, shape, config))
+        return found[0].tiling if found else None
+    return min(found, key=lambda c: max(c.least, trial(c.tiling, shape, config))).tiling
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A tiling with its cycles by the analytic model, and those of its busiest engine."""
+
+    tiling: Tiling
+    cycles: float
+    least: float
 
 
 def candidate_tilings(
     shape: Shape, config: NpuConfig, count: int = _TRIALS, alike: int = _ALIKE
-) -> list[tuple[float, Tiling]]:
-    """(cycles by the analytic model, tiling), the cheapest first: at most `count` of all that fit, at most
-    `alike` of them of one kind (fold, channels, order)."""
-    space = with_two_engines(tiling_space(shape, config))
-    cycles = costs(space, shape, config)
+) -> list[Candidate]:
+    """The cheapest first: at most `count` of all that fit, at most `alike` of one kind (fold, channels,
+    size of a tile, order)."""
+    space = with_two_engines(tiling_space(shape, config), config)
+    cycles, least = costs(space, shape, config)
     kinds = Counter[tuple[int, ...]]()
-    found: list[tuple[float, Tiling]] = []
+    found: list[Candidate] = []
     for at in np.argsort(cycles, kind="stable").tolist():
-        if len(found) == count or (found and cycles[at] > _WORTH * found[0][0]):
+        if len(found) == count or (found and cycles[at] > _WORTH * found[0].cycles):
             break
         t = space.tiling(at)
-        kind = (t.fold, t.outputs, t.reduction, t.weights_first, t.blocks_shared, t.image_engines)
+        kind = (t.fold, t.rows * t.columns, t.outputs, t.reduction, t.weights_first, t.blocks_shared)
         if kinds[kind] < alike:
             kinds[kind] += 1
-            found.append((float(cycles[at]), t))
+            found.append(Candidate(t, float(cycles[at]), float(least[at])))
     return found
 
 
@@ -76,10 +86,9 @@ def trial(tiling: Tiling, shape: Shape, config: NpuConfig) -> float:
     if tried > len(ends):
         e = Emitter(config)
         ends = emit_product(e, p, tried)
-    found = insert_tokens(e.instructions, config)
-    timing = time_program(found.program, config)
+    found, timing = _timed(e)
     if tried == steps:
-        return float(timing.cycles)
+        return _again(e, p) - float(timing.cycles)
     finish = np.zeros(len(e.instructions))
     for spans, origin in zip(timing.spans, found.origin, strict=True):
         at = np.array(origin)
@@ -88,6 +97,19 @@ def trial(tiling: Tiling, shape: Shape, config: NpuConfig) -> float:
     half = tried // 2
     pace = (reached[ends[-1] - 1] - reached[ends[half - 1] - 1]) / (tried - half)
     return float(timing.cycles + pace * (steps - tried))
+
+
+def _again(e: Emitter, p: Product) -> float:
+    """Cycles with the same layer once more behind it: what neighbours of a layer overlap with is not its own
+    cost."""
+    emit_product(e, p)
+    return float(_timed(e)[1].cycles)
+
+
+def _timed(e: Emitter) -> tuple[Synchronised, Timing]:
+    """Instructions will be handed out in the order of their starts: queues that hold all of them say as much."""
+    found = insert_tokens(e.instructions, e.config)
+    return found, time_program(found.program, replace(e.config, queue_depth=2 * len(e.instructions)))
 
 
 def _without_data(tiling: Tiling, shape: Shape, config: NpuConfig) -> Product:

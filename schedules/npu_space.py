@@ -40,6 +40,7 @@ class Space:
     weights_first: Column
     blocks_shared: Column
     image_engines: Column
+    weight_engines: Column
     accumulators: Column
     image_slots: Column
     image_slot_bytes: Column
@@ -174,8 +175,9 @@ def _fitting(shape: Shape, config: NpuConfig, choices: NDArray[np.int64]) -> Spa
     results = np.where(2 * i + 2 * r <= pads.activation_banks, 2, 1)
     images = np.maximum(pads.activation_banks - results * r, 0) // np.maximum(i, 1)
     columns_of = (
-        fold, rows, columns, outputs, reduction, whole, stored, first, shared, np.ones_like(rows),
-        accumulators, images, i * bank, results, r * bank, pads.weight_banks // banks, w,
+        fold, rows, columns, outputs, reduction, whole, stored, first, shared,
+        np.ones_like(rows), np.ones_like(rows), accumulators,
+        images, i * bank, results, r * bank, pads.weight_banks // banks, w,
         height, width, pixel, taps, np.where(form.depthwise, 1, reduction * by), weights,
     )  # fmt: skip
     space = Space(*columns_of)
@@ -184,12 +186,19 @@ def _fitting(shape: Shape, config: NpuConfig, choices: NDArray[np.int64]) -> Spa
     return space.where(fits & (width * pixel < _ROW_LENGTH))
 
 
-def with_two_engines(space: Space) -> Space:
-    """The same tilings, and those with more than one slot for images with images by LOAD and FETCH."""
-    more = space.where(space.image_slots > 1)
-    columns = {f.name: np.concatenate([getattr(space, f.name), getattr(more, f.name)]) for f in fields(Space)}
-    columns["image_engines"][len(space) :] = 2
-    return Space(**columns)
+def with_two_engines(space: Space, config: NpuConfig) -> Space:
+    """The same tilings, those with images by LOAD and FETCH, and those with weights by both where one engine
+    cannot take all that DRAM gives."""
+    # Where elements are scattered the strides inside of the core would change for each load of weights.
+    variants = {"image_engines": space.where((space.image_slots > 1) & (space.fold != Fold.WINDOW))}
+    port = config.dram
+    if port.read_outstanding * port.burst_cycles < port.read_latency_cycles + port.burst_cycles:
+        variants["weight_engines"] = space
+    parts = [space]
+    for name, part in variants.items():
+        columns = {f.name: getattr(part, f.name) for f in fields(Space)}
+        parts.append(Space(**{**columns, name: np.full(len(part), 2)}))
+    return Space(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Space)))
 
 
 def ceil_div(a: Column, b: int) -> Column:

@@ -31,8 +31,9 @@ class Tiling:
 
     whole_image: all channels that the stored ones need of the image are loaded at once. stored: channels
     whose results leave together, a multiple of `outputs`. weights_first: all tiles of the stored channels
-    come before the next channels. blocks_shared: cores share blocks of channels, not tiles. image_engines:
-    LOAD alone brings images, or LOAD and FETCH in turn. Slots by memory; accumulators: 1 or 2 of them.
+    come before the next channels. blocks_shared: cores share blocks of channels, not tiles. image_engines,
+    weight_engines: LOAD alone brings images and FETCH weights, or both do in turn. Slots by memory;
+    accumulators: 1 or 2 of them.
     """
 
     fold: Fold
@@ -45,6 +46,7 @@ class Tiling:
     weights_first: bool
     blocks_shared: bool
     image_engines: int
+    weight_engines: int
     accumulators: int
     image_slots: int
     image_slot_bytes: int
