@@ -64,8 +64,12 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
-    """A fetch of constants: its number in the program, where they lie and how many bytes, when it starts and
-    how long it takes with constants in SRAM, and how long from DRAM."""
+    """A fetch of constants.
+
+    number: in the program; external, size: bytes of DRAM; start, quick: when it would start and how long it
+    would take with all constants in SRAM; slow: how long from DRAM; use: when the first instruction that may
+    use it starts.
+    """
 
     number: int
     core: int
@@ -75,6 +79,7 @@ class _Demand:
     start: float
     quick: float
     slow: float
+    use: float
 
     @property
     def key(self) -> tuple[int, int]:
@@ -151,7 +156,14 @@ def _demand(number: int, written: Written, times: _Times) -> _Demand:
     assert isinstance(instruction, (Load, Inflate))
     size = instruction.row_bytes if isinstance(instruction, Load) else instruction.packed_bytes
     start, quick, slow = (float(c[number]) for c in (times.start, times.quick, times.slow))
-    return _Demand(number, core, written.layers[number], instruction.external, size, start, quick, slow)
+    engine = Engine.MAC if instruction.memory is Memory.WEIGHT else Engine.VEC
+    users = (
+        n
+        for n in range(number, len(written.instructions))
+        if written.instructions[n][0] == core and written.instructions[n][1].runs_on is engine
+    )
+    use = float(next((times.start[n] for n in users if times.quick[n] > 1), start + quick))
+    return _Demand(number, core, written.layers[number], instruction.external, size, start, quick, slow, use)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,24 +230,24 @@ class _Plan:
         return np.concatenate([[0], np.maximum.accumulate(np.where(mine, layers, 0))])
 
     def serve(self, d: _Demand) -> None:
-        due = d.start + self.delays[-1][1]
+        due = self._real(d.start)
         copy = self.copies.get(d.key)
         if copy is None or not (copy.core == d.core or copy.layer < d.layer):
             copy = self._copy(d, due) if copy is None else None
         core = self.cores[d.core]
         if copy is not None:
             self.sources[d.number] = copy.address
-            self._delay(d, max(due, copy.ready))
             core.free += d.quick
+            self._delay(d, max(due, copy.ready) + d.quick)
         else:
             begin = max(core.free, due)
             core.free = begin + d.slow
-            self._delay(d, core.free - d.quick)
+            self._delay(d, core.free)
 
-    def _delay(self, d: _Demand, begin: float) -> None:
-        """What follows is late where a demand that takes `quick` cycles would have to begin at `begin`."""
-        if begin > d.start + self.delays[-1][1]:
-            self.delays.append((d.start, begin - d.start))
+    def _delay(self, d: _Demand, end: float) -> None:
+        """What uses a demand, and all that follows, is late where the demand ends late."""
+        if end > self._real(d.use):
+            self.delays.append((max(d.use, self.delays[-1][0]), end - d.use))
 
     def _copy(self, d: _Demand, due: float) -> _Copy | None:
         """A copy for a demand, if that is faster and there is room."""

@@ -8,7 +8,7 @@ wait for each other.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from math import ceil, prod
@@ -180,7 +180,7 @@ def cost(t: Tiling, shape: Shape, config: NpuConfig) -> float:
         # Whole pixels lie one behind the other; whole rows of them do too.
         rows, row = (1, height * width * channels) if width == f.in_width else (height, width * channels)
     image = _moved(rows, row * _bytes(f.input), config.dram if shape.image_dram else config.sram, False)
-    weights = _moved(1, shape.weight_bytes(t.outputs, t.reduction, config), config.dram, False)
+    weights = _moved(1, shape.weight_bytes(t.outputs, t.reduction, config), _constants_port(config), False)
     loading, fetching = image_loads * image, weight_loads * weights
     pixels = t.rows * t.columns
     whole = t.outputs == (f.output_pitch or f.out_channels)
@@ -200,6 +200,19 @@ def cost(t: Tiling, shape: Shape, config: NpuConfig) -> float:
     if t.result_slots == 1:
         waiting += min(engines[2], engines[3])
     return max(engines) + waiting
+
+
+def _constants_port(config: NpuConfig) -> Port:
+    """As constants come on average: through SRAM (see `npu_staging`), behind the latency of DRAM for those
+    that do not."""
+    sram = config.sram
+    rate = sram.read_outstanding * sram.burst_bytes / (sram.read_latency_cycles + sram.burst_cycles)
+    return replace(
+        config.dram,
+        bytes_per_cycle=min(rate, sram.bytes_per_cycle),
+        burst_bytes=sram.burst_bytes,
+        read_outstanding=ceil(config.dram.read_latency_cycles * rate / sram.burst_bytes) + 1,
+    )
 
 
 def _weight_loads(t: Tiling, tiles: int, blocks: int, pieces: int) -> int:
