@@ -6,7 +6,7 @@ of an engine is full: FETCH could begin with the next layer's weights, but stand
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,17 @@ def unbounded(found: Synchronised, config: NpuConfig) -> Timing:
     return time_program(found.program, replace(config, queue_depth=depth))
 
 
-def in_order_of_start(found: Synchronised, config: NpuConfig) -> Synchronised:
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """A program in the order of its starts. origin: as of `Synchronised`; cycles: with queues that hold
+    everything."""
+
+    program: Program
+    origin: tuple[tuple[int, ...], ...]
+    cycles: int
+
+
+def in_order_of_start(found: Synchronised, config: NpuConfig) -> Dispatched:
     """The same instructions in the order in which they start where queues are never full.
 
     Each engine's own order stays, and tokens order nothing else: what the program means stays too.
@@ -34,4 +44,4 @@ def in_order_of_start(found: Synchronised, config: NpuConfig) -> Synchronised:
         order = np.argsort(spans.start, kind="stable")
         streams.append(Stream(stream.words[order]))
         origin.append(tuple(of[i] for i in order.tolist()))
-    return Synchronised(Program(tuple(streams)), tuple(origin))
+    return Dispatched(Program(tuple(streams)), tuple(origin), timing.cycles)

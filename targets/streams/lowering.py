@@ -15,6 +15,7 @@ from compiler.lowering.storage import Place, StorageBuffer, place_values
 from compiler.numerics.element import Array, ElementType
 from schedules.npu_dispatch import in_order_of_start
 from schedules.npu_emit import Address, Emitter
+from schedules.npu_staging import Room, Written, reserved, stage
 from sim.checker import check
 from sim.config import NpuConfig
 from sim.fields import Column
@@ -81,11 +82,13 @@ def lower_to_streams(
     planned = [_plan(call, config) for call in kernel_calls(graph, places)]
     memory = _place(planned, places, config)
     steps: list[HostStep | StreamStep] = []
+    first = 0
     for group in _segments(planned):
         if group[0].layer is None:
             steps += [HostStep(p) for p in group]
         else:
-            steps.append(_stream(group, config, memory, progress))
+            steps.append(_stream(group, first, config, memory, progress))
+        first += len(group)
     if memory.end > config.dram.size_bytes:
         raise BitloomError(
             f"constants and tensors take {memory.end} bytes of the DRAM of {config.name}, "
@@ -118,13 +121,17 @@ def _segments(planned: Iterable[Planned]) -> list[list[Planned]]:
 
 @dataclass(slots=True)
 class _Memory:
-    """Implements `layers.Memory`."""
+    """Implements `layers.Memory`. constants: the byte of DRAM at which they begin; taken: rows of (begin,
+    end, first and last call) of tensors in SRAM."""
 
     places: Mapping[Value, Place]
     memories: Mapping[StorageBuffer, tuple[str, int]]
     plan: MemoryPlan
     host_bytes: int
     end: int
+    constants: int
+    taken: list[tuple[int, int, int, int]]
+    sram_bytes: int
     _parts: list[Array] = field(default_factory=list[Array])
     _known: dict[bytes, int] = field(default_factory=dict[bytes, int])
 
@@ -145,10 +152,14 @@ class _Memory:
             self.end += padded.size
         return Address(True, self._known[raw])
 
+    def room(self, first: int) -> Room:
+        """What a program that begins with call `first` finds of SRAM, calls counted from there."""
+        rows = ((begin, end, f - first, last - first) for begin, end, f, last in self.taken)
+        return Room(self.sram_bytes, list(rows))
+
     def contents(self) -> Array:
         """Tensors that lie in DRAM come first, as zeros."""
-        tensors = self.end - sum(p.size for p in self._parts)
-        return np.concatenate([np.zeros(tensors, np.uint8), *self._parts])
+        return np.concatenate([np.zeros(self.constants, np.uint8), *self._parts])
 
 
 def _place(planned: list[Planned], places: Mapping[Value, Place], config: NpuConfig) -> _Memory:
@@ -182,7 +193,9 @@ def _place(planned: list[Planned], places: Mapping[Value, Place], config: NpuCon
     memories: dict[StorageBuffer, tuple[str, int]] = {}
     for name, buffers, plan in ((SRAM, inside, sram), (DRAM, spilled, dram), (HOST, host, mine)):
         memories |= {b: (name, at) for b, at in zip(buffers, plan.offsets, strict=True)}
-    return _Memory(places, memories, sram, mine.arena_bytes, dram.arena_bytes)
+    taken = [(at, at + sizes[b], *spans[b][:2]) for b, at in zip(inside, sram.offsets, strict=True)]
+    begin = dram.arena_bytes
+    return _Memory(places, memories, sram, mine.arena_bytes, begin, begin, taken, config.sram.size_bytes)
 
 
 def _planned(
@@ -194,15 +207,24 @@ def _planned(
 
 
 def _stream(
-    group: list[Planned], config: NpuConfig, memory: _Memory, progress: Callable[[int, int], None]
+    group: list[Planned], first: int, config: NpuConfig, memory: _Memory, progress: Callable[[int, int], None]
 ) -> StreamStep:
-    e = Emitter(config)
+    kept_back = reserved(config)
+    stages = all(reason(p.layer.rules, p.call, kept_back) is None for p in group if p.layer is not None)
+    e = Emitter(kept_back if stages else config)
     for number, p in enumerate(group):
         progress(number, len(group))
         assert p.layer is not None
         e.layer = number
         p.layer.emit(e, p.call, memory)
-    found = in_order_of_start(insert_tokens(e.instructions, config), config)
+    written = Written(e.instructions, e.layers)
+    tokens = insert_tokens(written.instructions, config)
+    found = in_order_of_start(tokens, config)
+    staged = stage(written, tokens, config, memory.room(first), memory.constants) if stages else None
+    if staged is not None:
+        other = in_order_of_start(insert_tokens(staged.instructions, config), config)
+        if other.cycles < found.cycles:
+            found, written = other, staged
     check(found.program, config)
-    layers = np.array([*e.layers, len(group)], np.int64)  # origin -1, of `Halt`, takes the last
+    layers = np.array([*written.layers, len(group)], np.int64)  # origin -1, of `Halt`, takes the last
     return StreamStep(tuple(group), found.program, tuple(layers[list(o)] for o in found.origin))
