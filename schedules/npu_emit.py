@@ -252,8 +252,9 @@ def _blocks(runs: list[Run], row: int) -> Iterator[tuple[tuple[Run, Run], int, i
 def _strides(e: Emitter, core: int, engine: Engine, runs: tuple[Run, Run], row: int) -> None:
     planes, rows = runs
     alone = rows.count == planes.count == 1
-    inside = e.get(core, LocalStrides, engine)
-    if alone and isinstance(inside, LocalStrides) and inside.element == inside.element_bytes == 1:
+    outside, inside = (e.get(core, register, engine) for register in (Strides, LocalStrides))
+    plain = isinstance(inside, LocalStrides) and inside.element == inside.element_bytes == 1
+    if alone and plain and outside is not None:
         return  # strides that nobody uses: whatever stands there will do
     if rows.count == 1:
         rows = Run(1, row, row)
