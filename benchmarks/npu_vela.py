@@ -28,6 +28,7 @@ import numpy as np
 from benchmarks.cases import ZOO_VARIABLE, CaseError, load_case
 from compiler.driver import QuantizeOptions, import_float, quantize_imported
 from compiler.ir.graph import Graph
+from compiler.numerics.element import ElementType
 from compiler.quantize.calibration_run import read_calibration
 from compiler.quantize.quantize_graph import WeightWidths
 from sim.config import load_config
@@ -49,7 +50,7 @@ DENSE = ("ad01_autoencoder",)  # one scale for each layer's weights
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Vela's for one network on one machine. npu_cycles: without what it waits for memory."""
+    """Vela's for one network on one machine."""
 
     network: str
     npu: str
@@ -75,8 +76,13 @@ def estimates() -> list[Estimate]:
 
 
 @cache
-def quantized(name: str) -> Graph:
-    """A model of the zoo; calibrated on a few inputs, for codes hardly change what is counted here."""
+def quantized(name: str, weights: ElementType = ElementType.I8) -> Graph:
+    """A model of the zoo; calibrated on a few inputs, for codes hardly change what is counted here.
+
+    Errors: CaseError where there is no zoo.
+    """
+    if ZOO_VARIABLE not in os.environ:
+        raise CaseError(f"networks are in the zoo: set {ZOO_VARIABLE}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(os.environ[ZOO_VARIABLE]) / "models" / f"{name}.onnx"
         try:
@@ -85,7 +91,7 @@ def quantized(name: str) -> Graph:
             case = load_case(str(path), Path(folder))
         imported = import_float(case.model)
         samples = read_calibration(list(case.calibration[:4]), imported.graph)
-        options = QuantizeOptions(weights=WeightWidths(by_channel=name not in DENSE))
+        options = QuantizeOptions(weights=WeightWidths(weights, by_channel=name not in DENSE))
         return quantize_imported(imported, samples, options).graph
 
 
