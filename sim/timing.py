@@ -114,7 +114,7 @@ def _semaphores(threads: Threads) -> tuple[list[tuple[int, ...]], list[tuple[int
 class _Loop:
     """Engines, queues, tokens and banks at one time after the other.
 
-    Lists by instruction or engine are in the numbering of `Threads`. when: the next that happens to an engine:
+    Lists by instruction or engine are in the numbering of `Threads`. when: something happens to an engine:
     what stands first in its queue arrives, the first burst of its transfer comes, or it ends. stage: how far
     what stands first in an idle engine's queue has come; since: it is idle, or waits for one cause, from then
     on.
