@@ -19,9 +19,8 @@ from sim.config import NpuConfig
 from sim.stream import Program
 from sim.tokens import insert_tokens
 from targets.streams.layers import Layer, layer_of
+from targets.streams.model import DRAM, HOST, SRAM
 from targets.streams.rules import reason
-
-HOST, SRAM, DRAM = "host", "sram", "dram"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""A compiled network as a value, and its files: commands, constants, manifest, graph."""
+"""A compiled network as a value, and its files: commands, constants, manifest, graph.
+
+Imports little: times alone need neither the graph nor the compiler.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compiler.ir.diagnostics import BitloomError
-from compiler.ir.graph import Graph, Node, Value
-from compiler.ir.parser import parse_graph
-from compiler.lowering.storage import Place
 from compiler.numerics.element import Array
 from sim.config import NpuConfig, config_from
 from sim.stream import INSTRUCTION_BYTES, Program, Stream
-from targets.streams.lowering import HostStep, NpuProgram, Planned, StreamStep
 
+if TYPE_CHECKING:
+    from compiler.ir.graph import Graph, Node, Value
+    from compiler.lowering.storage import Place
+    from targets.streams.lowering import NpuProgram, Planned, StreamStep
+
+HOST, SRAM, DRAM = "host", "sram", "dram"  # where values lie
 FORMAT, VERSION = "bitloom-npu", 2
 COMMANDS, CONSTANTS, GRAPH = ".commands.bin", ".constants.bin", ".ir.gz"
 
@@ -90,6 +95,8 @@ class NpuModel:
 
 
 def model_of(program: NpuProgram, name: str) -> NpuModel:
+    from targets.streams.lowering import HostStep
+
     def located(value: Value, place: Place) -> Location:
         memory, at = program.memories[place.buffer]
         return Location(memory, at + place.offset * value.type.element.dtype.itemsize, place.strides)
@@ -194,6 +201,7 @@ def _read(folder: Path, record: Mapping[str, Any]) -> NpuModel:
     path = folder / f"{record['name']}{GRAPH}"
 
     def graph() -> Graph:
+        from compiler.ir.parser import parse_graph
         from compiler.ops import OPS
 
         with _refusing_damage(folder):
