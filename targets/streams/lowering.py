@@ -22,9 +22,8 @@ from sim.fields import Column
 from sim.stream import Program
 from sim.tokens import insert_tokens
 from targets.streams.layers import Layer, layer_of
+from targets.streams.model import DRAM, HOST, SRAM
 from targets.streams.rules import reason
-
-HOST, SRAM, DRAM = "host", "sram", "dram"
 
 
 @dataclass(frozen=True, slots=True)
