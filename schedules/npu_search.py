@@ -107,7 +107,7 @@ def _again(e: Emitter, p: Product) -> float:
 
 
 def _timed(e: Emitter) -> tuple[Synchronised, Timing]:
-    """Instructions will be handed out in the order of their starts: queues that hold all of them say as much."""
+    """Instructions will be handed out in the order of their starts: queues that hold all of them show it."""
     found = insert_tokens(e.instructions, e.config)
     return found, time_program(found.program, replace(e.config, queue_depth=2 * len(e.instructions)))
 
