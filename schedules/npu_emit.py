@@ -98,8 +98,9 @@ class Emitter:
             self._registers[key] = register
             self.add(core, register)
 
-    def is_set(self, core: int, register: type[Instruction], engine: Engine) -> bool:
-        return (core, register, engine) in self._registers
+    def get(self, core: int, register: type[Instruction], engine: Engine) -> Instruction | None:
+        """What a register holds, or None where nobody has set it."""
+        return self._registers.get((core, register, engine))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +124,22 @@ class Run:
 
 
 def load(
-    e: Emitter, core: int, source: Address, memory: Memory, local: int, runs: list[Run], row: int
+    e: Emitter,
+    core: int,
+    source: Address,
+    memory: Memory,
+    local: int,
+    runs: list[Run],
+    row: int,
+    engine: Engine | None = None,
 ) -> None:
     """Blocks of rows of `row` contiguous bytes, runs from the outermost dimension in.
 
-    Images come by LOAD, constants by FETCH: weights of the tiles ahead do not wait for images.
+    Where nothing else is said, images come by LOAD, constants by FETCH: weights of the tiles ahead do not
+    wait for images.
     """
-    engine = Engine.LOAD if memory is Memory.ACTIVATION else Engine.FETCH
+    if engine is None:
+        engine = Engine.LOAD if memory is Memory.ACTIVATION else Engine.FETCH
     for runs_, row_, outside, inside in _blocks(runs, row):
         _strides(e, core, engine, runs_, row_)
         planes, rows = runs_
@@ -175,13 +185,15 @@ class Blob:
     packed: int = 0
 
 
-def load_blob(e: Emitter, core: int, blob: Blob, memory: Memory, local: int) -> None:
+def load_blob(
+    e: Emitter, core: int, blob: Blob, memory: Memory, local: int, engine: Engine = Engine.FETCH
+) -> None:
     if blob.packed:
         at = blob.address
         e.add(
             core,
             Inflate(
-                engine=Engine.FETCH,
+                engine=engine,
                 dram=at.dram,
                 external=at.byte,
                 memory=memory,
@@ -191,7 +203,7 @@ def load_blob(e: Emitter, core: int, blob: Blob, memory: Memory, local: int) -> 
             ),
         )
     else:
-        load(e, core, blob.address, memory, local, [], blob.raw)
+        load(e, core, blob.address, memory, local, [], blob.raw, engine)
 
 
 def merged(runs: list[Run], row: int) -> tuple[list[Run], int]:
@@ -240,7 +252,9 @@ def _blocks(runs: list[Run], row: int) -> Iterator[tuple[tuple[Run, Run], int, i
 def _strides(e: Emitter, core: int, engine: Engine, runs: tuple[Run, Run], row: int) -> None:
     planes, rows = runs
     alone = rows.count == planes.count == 1
-    if alone and e.is_set(core, Strides, engine):
+    outside, inside = (e.get(core, register, engine) for register in (Strides, LocalStrides))
+    plain = isinstance(inside, LocalStrides) and inside.element == inside.element_bytes == 1
+    if alone and plain and outside is not None:
         return  # strides that nobody uses: whatever stands there will do
     if rows.count == 1:
         rows = Run(1, row, row)

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
+from hypothesis import strategies as st
 
 from compiler.interpreter import run
 from compiler.ir.graph import Graph
 from compiler.numerics.element import Array
-from sim.config import NpuConfig
+from sim.config import NpuConfig, load_config, preset_names
 from targets.streams.lowering import lower_to_streams
 from targets.streams.model import NpuModel, model_of
 from targets.streams.running import ModelTiming, run_model, time_model
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> NpuConfig:
+    """A preset, or one of its likes with other memories, cores and ports."""
+    config = load_config(draw(st.sampled_from(preset_names())))
+    if draw(st.booleans()):
+        return config
+    banks, weight_banks = draw(st.sampled_from([2, 3, 4, 8])), draw(st.sampled_from([2, 4, 8]))
+    pads = replace(
+        config.scratchpad,
+        activation_banks=banks,
+        activation_bytes=banks * draw(st.sampled_from([256, 1000, 4096])),
+        weight_banks=weight_banks,
+        weight_bytes=weight_banks * draw(st.sampled_from([256, 600, 2048])),
+        accumulator_words=draw(st.sampled_from([256, 1000, 4096])),
+        parameter_banks=draw(st.sampled_from([1, 2])),
+    )
+    sram = replace(config.sram, size_bytes=draw(st.sampled_from([1024, 1 << 20])))
+    return replace(config, name="drawn", scratchpad=pads, sram=sram, cores=draw(st.integers(1, 3)))
 
 
 def check_exact(graph: Graph, config: NpuConfig, inputs: Mapping[str, Array]) -> NpuModel:

@@ -68,10 +68,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedOperand:
-    """A node's input while it is being quantized: its quantized type, or its float constant."""
+    """A node's input while it is being quantized: its quantized type, or its float constant. by_channel:
+    constant weights may have a scale for each output channel; else they have one."""
 
     type: TensorType
     constant: Array | None = None
+    by_channel: bool = True
 
 
 class Op(ABC):

@@ -133,12 +133,12 @@ def time_model(model: NpuModel) -> ModelTiming:
         timing = time_program(step.program, model.config)
         ended = 0
         for number, layer in enumerate(step.layers):
-            masks = [numbers == number for numbers in step.numbers]
-            ends = [int(s.end[m].max()) for s, m in zip(timing.spans, masks, strict=True) if m.any()]
+            parts = [numbers == number for numbers in step.numbers]
+            ends = [int(s.end[p].max()) for s, p in zip(timing.spans, parts, strict=True) if p.any()]
             last = max(ended, *ends) if ends else ended
             if layer is step.layers[-1]:
                 last = timing.cycles  # with what comes behind the last layer
-            found = statistics(timing, model.config, masks)
+            found = statistics(timing, model.config, parts)
             layers.append(LayerTiming(layer.value, last - ended, found))
             ended = last
         totals.append(statistics(timing, model.config))

@@ -1,0 +1,135 @@
+"""The tiling of a layer: the best few by the analytic model, tried on the simulator.
+
+A trial times the layer alone, without data: its first steps, and what the rest takes at the pace of the
+second half of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from schedules.npu_blocks import blocks_of_core, units_of
+from schedules.npu_cost import costs
+from schedules.npu_emit import Address, Blob, Emitter
+from schedules.npu_product import Product, count_steps, emit_product
+from schedules.npu_space import tiling_space, with_two_engines
+from schedules.npu_tiling import Shape, Tiling
+from sim.config import PARAMETER_BYTES, NpuConfig
+from sim.timing import Timing, time_program
+from sim.tokens import Synchronised, insert_tokens
+
+_TRIALS = 6
+_ALIKE = 1  # tilings of one kind that are tried
+_INSTRUCTIONS = 500  # of a trial, about
+_WORTH = 1.5  # what costs more than the cheapest by this factor is not tried
+
+
+def has_tiling(shape: Shape, config: NpuConfig) -> bool:
+    """Whether a tile of at least one output fits the scratchpads."""
+    return len(tiling_space(shape, config)) > 0
+
+
+def choose_tiling(shape: Shape, config: NpuConfig) -> Tiling | None:
+    """The fastest of `candidate_tilings` on the simulator, the same in every run; None: nothing fits."""
+    return _choose(shape, config)
+
+
+@lru_cache(maxsize=4096)
+def _choose(shape: Shape, config: NpuConfig) -> Tiling | None:
+    found = candidate_tilings(shape, config)
+    if len(found) <= 1:
+        return found[0].tiling if found else None
+    return min(found, key=lambda c: max(c.least, trial(c.tiling, shape, config))).tiling
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A tiling with its cycles by the analytic model, and those of its busiest engine."""
+
+    tiling: Tiling
+    cycles: float
+    least: float
+
+
+def candidate_tilings(
+    shape: Shape, config: NpuConfig, count: int = _TRIALS, alike: int = _ALIKE
+) -> list[Candidate]:
+    """The cheapest first: at most `count` of all that fit, at most `alike` of one kind (fold, channels,
+    size of a tile, order)."""
+    space = with_two_engines(tiling_space(shape, config), config)
+    cycles, least = costs(space, shape, config)
+    kinds = Counter[tuple[int, ...]]()
+    found: list[Candidate] = []
+    for at in np.argsort(cycles, kind="stable").tolist():
+        if len(found) == count or (found and cycles[at] > _WORTH * found[0].cycles):
+            break
+        t = space.tiling(at)
+        kind = (t.fold, t.rows * t.columns, t.outputs, t.reduction, t.weights_first, t.blocks_shared)
+        if kinds[kind] < alike:
+            kinds[kind] += 1
+            found.append(Candidate(t, float(cycles[at]), float(least[at])))
+    return found
+
+
+def trial(tiling: Tiling, shape: Shape, config: NpuConfig) -> float:
+    """Cycles of the layer alone on the simulator, or an estimate from its first steps."""
+    p = _without_data(tiling, shape, config)
+    steps = count_steps(p, config.cores)
+    e = Emitter(config)
+    ends = emit_product(e, p, min(steps, 4))
+    each = max(1, len(e.instructions) // len(ends))
+    tried = min(steps, max(4, _INSTRUCTIONS // each))
+    if tried > len(ends):
+        e = Emitter(config)
+        ends = emit_product(e, p, tried)
+    found, timing = _timed(e)
+    if tried == steps:
+        return _again(e, p) - float(timing.cycles)
+    finish = np.zeros(len(e.instructions))
+    for spans, origin in zip(timing.spans, found.origin, strict=True):
+        at = np.array(origin)
+        finish[at[at >= 0]] = spans.end[at >= 0]
+    reached = np.maximum.accumulate(finish)
+    half = tried // 2
+    pace = (reached[ends[-1] - 1] - reached[ends[half - 1] - 1]) / (tried - half)
+    return float(timing.cycles + pace * (steps - tried))
+
+
+def _again(e: Emitter, p: Product) -> float:
+    """Cycles with the same layer once more behind it: what neighbours of a layer overlap with is not its own
+    cost."""
+    emit_product(e, p)
+    return float(_timed(e)[1].cycles)
+
+
+def _timed(e: Emitter) -> tuple[Synchronised, Timing]:
+    """Instructions will be handed out in the order of their starts, as from queues that hold all of them."""
+    found = insert_tokens(e.instructions, e.config)
+    return found, time_program(found.program, replace(e.config, queue_depth=2 * len(e.instructions)))
+
+
+def _without_data(tiling: Tiling, shape: Shape, config: NpuConfig) -> Product:
+    """The layer with everything somewhere."""
+    f = shape.form
+    at = {False: 0, True: 0}
+
+    def place(dram: bool, size: int) -> Address:
+        address = Address(dram, at[dram])
+        at[dram] += -(-size // 16) * 16
+        return address
+
+    pitch = (f.input_pitch or f.in_channels) * f.input.dtype.itemsize
+    image = place(shape.image_dram, f.batch * f.in_height * f.in_width * pitch)
+    pitch = (f.output_pitch or f.out_channels) * f.output.dtype.itemsize
+    result = place(shape.result_dram, f.batch * f.out_height * f.out_width * pitch)
+    parameters = place(True, f.out_channels * PARAMETER_BYTES)
+    weights: dict[tuple[int, int], Blob] = {}
+    for core in range(config.cores if tiling.blocks_shared else 1):
+        for unit in units_of(f, tiling, blocks_of_core(f, tiling, core, config.cores), config):
+            packed = int(unit.bytes * shape.weight_ratio) if shape.weight_ratio < 1 else 0
+            weights[unit.key] = Blob(place(True, packed or unit.bytes), unit.bytes, packed)
+    return Product(f, tiling, image, result, weights, parameters, 0, 0, 0, 0)
