@@ -104,7 +104,7 @@ class _Model:
         merged = whole & (width == f.in_width) & (s.fold == 0)
         rows = np.where(merged, 1, np.where(whole, s.height * times, s.height * times * width))
         row = np.where(merged, s.height * width * channels, np.where(whole, width * channels, channels))
-        port = self.config.dram if self.shape.image_dram else self.config.sram
+        port = self._port(self.shape.image_dram)
         self.image_bursts = rows * _ceil_div(row * size, port.burst_bytes)
         elements = s.height * times * width * channels / self.config.dma.scatter_elements
         return np.maximum(_moved(self.image_bursts, port, False), np.where(s.fold == 2, elements, 0.0))
@@ -124,7 +124,7 @@ class _Model:
 
     def _weights(self) -> tuple[Floats, Column]:
         """Of one load, and their number."""
-        s, port = self.s, self.config.dram
+        s, port = self.s, self._port(self.shape.constants_dram)
         items = self.blocks * self.pieces
         held = np.maximum(1, s.weight_slot_bytes // np.maximum(1, s.weight_bytes))
         self.units = _ceil_div(self.of_store * self.pieces, held)  # of the channels stored together
@@ -139,7 +139,7 @@ class _Model:
 
     def _parameters(self) -> Floats:
         """All loads of parameters."""
-        s, pads, port = self.s, self.config.scratchpad, self.config.dram
+        s, pads, port = self.s, self.config.scratchpad, self._port(self.shape.constants_dram)
         held = np.maximum(1, pads.parameter_bytes // pads.parameter_banks // PARAMETER_BYTES // s.outputs)
         loads = _ceil_div(self.blocks, held)
         again = np.where((loads <= pads.parameter_banks) | (s.weights_first == 1), 1, self.tiles)
@@ -177,24 +177,26 @@ class _Model:
         merged = whole & (s.columns == f.out_width)
         rows = np.where(merged, 1, np.where(whole, s.rows, self.pixels))
         row = np.where(merged, self.pixels * channels, np.where(whole, s.columns * channels, channels))
-        port = self.config.dram if self.shape.result_dram else self.config.sram
+        port = self._port(self.shape.result_dram)
         self.store_bursts = rows * _ceil_div(row * size, port.burst_bytes)
         return _moved(self.store_bursts, port, True)
 
     def _ports(self, image_loads: Column, weight_loads: Column) -> Floats:
         """The busier port, all cores together."""
         cycles = [np.zeros(len(self.s)), np.zeros(len(self.s))]
-        cycles[self.shape.image_dram] += self.image_bursts * image_loads * self._burst(self.shape.image_dram)
+        sides = self.shape.image_dram, self.shape.result_dram, self.shape.constants_dram
+        cycles[sides[0]] += self.image_bursts * image_loads * self._port(sides[0]).burst_cycles
         stores = self.store_bursts * self.tiles * self.stores
-        cycles[self.shape.result_dram] += stores * self._burst(self.shape.result_dram)
-        cycles[1] += (self.weight_bursts * weight_loads + self.parameter_bursts) * self._burst(True)
+        cycles[sides[1]] += stores * self._port(sides[1]).burst_cycles
+        constants = self.weight_bursts * weight_loads + self.parameter_bursts
+        cycles[sides[2]] += constants * self._port(sides[2]).burst_cycles
         cores = np.where(
             self.s.blocks_shared == 1, self.config.cores, np.minimum(self.config.cores, self.all_tiles)
         )
         return np.maximum(*cycles) * cores
 
-    def _burst(self, dram: bool) -> float:
-        return (self.config.dram if dram else self.config.sram).burst_cycles
+    def _port(self, dram: bool) -> Port:
+        return self.config.dram if dram else self.config.sram
 
 
 def _moved(bursts: Column | Floats, port: Port, write: bool) -> Floats:

@@ -58,13 +58,14 @@ class Tiling:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a tiling depends on. dram_*: where image and result lie. weight_ratio: bytes of the compressed
-    weights by those of the weights."""
+    """What a tiling depends on. *_dram: where image, result, weights and parameters lie. weight_ratio: bytes
+    of the compressed weights by those of the weights."""
 
     form: Convolution
     image_dram: bool
     result_dram: bool
     weight_ratio: float = 1.0
+    constants_dram: bool = True
 
     @property
     def group_inputs(self) -> int:
