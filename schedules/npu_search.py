@@ -107,7 +107,7 @@ def _again(e: Emitter, p: Product) -> float:
 
 
 def _timed(e: Emitter) -> tuple[Synchronised, Timing]:
-    """Instructions will be handed out in the order of their starts, as from queues that hold all of them."""
+    """Instructions will be handed out in the order of their starts: queues that hold all of them show it."""
     found = insert_tokens(e.instructions, e.config)
     return found, time_program(found.program, replace(e.config, queue_depth=2 * len(e.instructions)))
 
@@ -126,10 +126,11 @@ def _without_data(tiling: Tiling, shape: Shape, config: NpuConfig) -> Product:
     image = place(shape.image_dram, f.batch * f.in_height * f.in_width * pitch)
     pitch = (f.output_pitch or f.out_channels) * f.output.dtype.itemsize
     result = place(shape.result_dram, f.batch * f.out_height * f.out_width * pitch)
-    parameters = place(True, f.out_channels * PARAMETER_BYTES)
+    parameters = place(shape.constants_dram, f.out_channels * PARAMETER_BYTES)
     weights: dict[tuple[int, int], Blob] = {}
     for core in range(config.cores if tiling.blocks_shared else 1):
         for unit in units_of(f, tiling, blocks_of_core(f, tiling, core, config.cores), config):
             packed = int(unit.bytes * shape.weight_ratio) if shape.weight_ratio < 1 else 0
-            weights[unit.key] = Blob(place(True, packed or unit.bytes), unit.bytes, packed)
+            address = place(shape.constants_dram, packed or unit.bytes)
+            weights[unit.key] = Blob(address, unit.bytes, packed)
     return Product(f, tiling, image, result, weights, parameters, 0, 0, 0, 0)

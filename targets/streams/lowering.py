@@ -13,9 +13,10 @@ from compiler.lowering.memory_plan import Lifetime, MemoryPlan, aligned, plan_me
 from compiler.lowering.program import KernelCall, kernel_calls
 from compiler.lowering.storage import Place, StorageBuffer, place_values
 from compiler.numerics.element import Array, ElementType
+from schedules.npu_demands import Written
 from schedules.npu_dispatch import in_order_of_start
 from schedules.npu_emit import Address, Emitter
-from schedules.npu_staging import Room, Written, reserved, stage
+from schedules.npu_staging import Room, reserved, stage
 from sim.checker import check
 from sim.config import NpuConfig
 from sim.fields import Column
