@@ -197,7 +197,7 @@ def measure(layers: Counter[Convolution], machine: CpuMachine, peer: bool, each:
     plans = [plan_kernel(form, machine) for form in layers]
     functions = load(plans)
     rates = peaks()
-    totals, shares = np.zeros(3), list[float]()
+    totals, shares, of_vectors = np.zeros(3), list[float](), list[float]()
     for form, plan in zip(layers, plans, strict=True):
         call = kernel_call(plan, functions[plan.symbol])
         repeats = int(np.clip(20e6 / (form.macs / 150 + 2000), 9, 200))
@@ -218,6 +218,7 @@ def measure(layers: Counter[Convolution], machine: CpuMachine, peer: bool, each:
         pixels = form.batch * form.out_height * form.out_width
         if form.taps >= LEAST_TAPS and form.out_channels >= LEAST_OUTPUTS and pixels > 1:
             shares.append(row[1] / row[0])
+            of_vectors.append(form.macs / rates["vectors"]() / row[0])
         if each:
             print(f"{layers[form]}x {_describe(form)} {_row(row)}  {plan.symbol}")
     print(f"total {_row(totals)}")
@@ -226,6 +227,8 @@ def measure(layers: Counter[Convolution], machine: CpuMachine, peer: bool, each:
             f"layers of at least {LEAST_TAPS} products and {LEAST_OUTPUTS} channels: "
             f"{min(shares):.1%} to {max(shares):.1%} of peak, median {np.median(shares):.1%}"
         )
+        if any(isinstance(plan, AmxPlan) for plan in plans):
+            print(f"the same over the rate of vpdpbusd: {min(of_vectors):.2f} to {max(of_vectors):.2f}")
 
 
 def _row(row: Array) -> str:

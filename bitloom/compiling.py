@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from bitloom.library_files import IR_SUFFIX
-from bitloom.options import element_named, observer_named
+from bitloom.options import element_named, observer_named, scales_named
 from bitloom.refusals import check_output
 from compiler.driver import (
+    CountsCycles,
     Imported,
     Progress,
     QuantizeOptions,
@@ -74,6 +75,7 @@ def compile(
     observer: str = "minmax",
     observer_options: Mapping[str, float] | None = None,
     layer_weights: Mapping[str, str] | None = None,
+    weight_scales: str = "channel",
     budget: str | None = None,
     cache: bool = True,
     progress: Progress = no_progress,
@@ -87,8 +89,11 @@ def compile(
     name: of the library and its C functions; the file's name if left out.
     shapes: for dynamic inputs. weights: int8, int4, int2 or binary; activations: int8 or int16.
     layer_weights: weights of single layers by ONNX node name. observer: how ranges are found.
-    budget: "size<=800KiB" or "size<=60%" (of the model with int8 weights): chooses narrower weights for the
-        layers where the outputs suffer least; layers named in layer_weights keep theirs.
+    weight_scales: "channel" (a scale for each output channel) or "tensor" (one for each layer: less exact,
+        but the codes of most channels are small, which compresses well).
+    budget: "size<=800KiB" or "size<=60%" (of the model with int8 weights), for NPUs also "cycles<=80%":
+        chooses narrower weights for the layers where the outputs suffer least; layers named in layer_weights
+        keep theirs.
     cache: whether to use results of earlier compilations of the very same inputs.
     progress: called with each stage, and how many of its pieces are done where they are counted.
     Errors: BitloomError with a message to act on; `output` is then as it was before.
@@ -98,6 +103,7 @@ def compile(
         weights=WeightWidths(
             element_named(weights, "weights"),
             {layer: element_named(w, "weights") for layer, w in (layer_weights or {}).items()},
+            scales_named(weight_scales),
         ),
         activations=element_named(activations, "activations"),
         observer=observer_named(observer, dict(observer_options or {})),
@@ -118,7 +124,8 @@ def compile(
         progress("take from the cache")
         install_files(_unpack(stored), artifact.path)
         return artifact
-    compilation = quantize_imported(imported, samples, options, progress=progress)
+    clock = chosen if isinstance(chosen, CountsCycles) else None
+    compilation = quantize_imported(imported, samples, options, progress=progress, clock=clock)
     build = chosen.build(compilation.graph, progress)
     text = graph_text(compilation.graph).encode()
     attachments = {f"{library}{IR_SUFFIX}": gzip.compress(text, 1, mtime=0)}

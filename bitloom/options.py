@@ -17,6 +17,7 @@ WEIGHTS = {
     "int2": ElementType.I2,
     "binary": ElementType.B1,
 }
+WEIGHT_SCALES = {"channel": True, "tensor": False}
 ACTIVATIONS = {"int8": ElementType.I8, "int16": ElementType.I16}
 
 
@@ -26,6 +27,13 @@ def element_named(name: str, what: str) -> ElementType:
     if name not in known:
         raise BitloomError(f'unknown type of {what} "{name}"', f"known: {', '.join(known)}")
     return known[name]
+
+
+def scales_named(name: str) -> bool:
+    """Whether weights have a scale for each channel. Errors: BitloomError that lists the known names."""
+    if name not in WEIGHT_SCALES:
+        raise BitloomError(f'unknown scales of weights "{name}"', f"known: {', '.join(WEIGHT_SCALES)}")
+    return WEIGHT_SCALES[name]
 
 
 def observer_named(name: str, options: Mapping[str, float]) -> Callable[[], Observer]:

@@ -136,11 +136,5 @@ def _trace(model: NpuModel, timing: ModelTiming) -> str:
 
 def _instruction_names(model: NpuModel, step: StreamCall) -> list[list[str]]:
     """Of each core's instructions, the layer."""
-    labels = [_names(model, layer.value)[0] for layer in step.layers]
-    names: list[list[str]] = []
-    for core, stream in enumerate(step.program.streams):
-        mine: list[str] = []
-        for label, layer in zip(labels, step.layers, strict=True):
-            mine += [label] * (layer.ends[core] - len(mine))
-        names.append(mine + ["halt"] * (len(stream) - len(mine)))
-    return names
+    labels = [*(_names(model, layer.value)[0] for layer in step.layers), "halt"]
+    return [[labels[n] for n in numbers.tolist()] for numbers in step.numbers]

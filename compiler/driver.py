@@ -11,19 +11,18 @@ from compiler.frontend import Model, import_graph, load_model
 from compiler.ir.graph import Graph, Value
 from compiler.lowering.cache import Cache
 from compiler.numerics.element import ElementType
-from compiler.numerics.quantization import QuantizedType
 from compiler.passes.base import Note, Notes, Pass, PassRecord, run_pass
 from compiler.passes.pipeline import FLOAT_PASSES, INTEGER_PASSES
-from compiler.quantize.bit_widths import BitWidthChoice, choose_bit_widths, width_candidates
+from compiler.quantize.bit_widths import BitWidthChoice
 from compiler.quantize.budget import Budget
 from compiler.quantize.calibrate import Sample, calibrate
 from compiler.quantize.calibration_run import tensor_stream
-from compiler.quantize.layers import Layer, check_layer_names, contraction_layers
+from compiler.quantize.layers import check_layer_names
 from compiler.quantize.observers.base import Observer, Range
 from compiler.quantize.observers.minmax import MinMax
-from compiler.quantize.quantize_graph import WeightWidths, quantize_graph, weight_bytes
-from compiler.quantize.sensitivity import measure_sensitivity, spread_samples
+from compiler.quantize.quantize_graph import WeightWidths, quantize_graph
 from compiler.quantize.types import activation_types
+from compiler.quantize.width_choice import CountsCycles, WidthChoice
 
 
 class Progress(Protocol):
@@ -156,11 +155,12 @@ def quantize_imported(
     options: QuantizeOptions,
     watch: Watch = ignore_stages,
     progress: Progress = no_progress,
+    clock: CountsCycles | None = None,
 ) -> Compilation:
-    """Calibrates on `samples` and quantizes.
+    """Calibrates on `samples` and quantizes. clock: counts what a budget of cycles is about.
 
-    Errors: BitloomError for a budget that no choice of widths meets, and for names of layers that the model
-    does not have.
+    Errors: BitloomError for a budget that no choice of widths meets, for one of cycles without a clock, and
+    for names of layers that the model does not have.
     """
     check_layer_names(imported.graph, options.weights)
     progress(f"calibrate on {len(samples)} samples")
@@ -174,35 +174,14 @@ def quantize_imported(
     types = activation_types(imported.graph, ranges, options.activations)
     weights, choice = options.weights, None
     if options.budget is not None:
-        choice = _chosen_widths(imported.graph, types, samples, options.weights, options.budget, progress)
+        widths = WidthChoice(imported.graph, types, options.weights, options.budget, clock)
+        choice = widths.choose(samples, progress)
         weights = choice.widths(options.weights)
     progress("quantize")
     graph = quantize_graph(imported.graph, types, weights, imported.notes)
     watch("quantize", graph)
     _run_passes(INTEGER_PASSES, graph, imported, watch)
     return Compilation(imported, graph, ranges, choice)
-
-
-def _chosen_widths(
-    graph: Graph,
-    types: Mapping[Value, QuantizedType],
-    samples: Sequence[Sample],
-    weights: WeightWidths,
-    budget: Budget,
-    progress: Progress,
-) -> BitWidthChoice:
-    candidates = width_candidates(contraction_layers(graph), weights)
-    sensitivity = measure_sensitivity(
-        graph,
-        spread_samples(samples),
-        candidates,
-        lambda done, total: progress("measure sensitivity", done, total),
-    )
-    widest = quantize_graph(graph, types, WeightWidths(), Notes())
-    for p in INTEGER_PASSES:
-        run_pass(p, widest, Notes())
-    fixed = weight_bytes(widest) - sum(layer.weight_bytes(ElementType.I8) for layer in candidates)
-    return choose_bit_widths(candidates, sensitivity, Layer.weight_bytes, budget, fixed)
 
 
 def _run_passes(passes: Sequence[Pass], graph: Graph, imported: Imported, watch: Watch) -> None:

@@ -13,9 +13,56 @@ from itertools import product
 
 from sim.config import NpuConfig
 from sim.isa import Engine, Inflate, Instruction, Load, LocalStrides, Memory, Store, Strides
+from sim.memories import bank_layout, memory_sizes
 
 MAX_ROW_BYTES = 1 << 15  # a row of Load and Store has 16 bits
 MAX_COUNT = 4095  # rows, planes, outputs have 12 bits
+
+
+@dataclass(slots=True)
+class Usage:
+    """When each bank of a memory was used last, counted in pieces."""
+
+    bank: int
+    last: list[int]
+
+    def of(self, begin: int, size: int) -> int:
+        return max(self.last[begin // self.bank : (begin + size - 1) // self.bank + 1])
+
+    def mark(self, begin: int, size: int) -> None:
+        now = max(self.last) + 1
+        for bank in range(begin // self.bank, (begin + size - 1) // self.bank + 1):
+            self.last[bank] = now
+
+
+@dataclass(slots=True)
+class Slots:
+    """Places of one size in a memory, each with banks of its own. A piece of data takes the one whose banks
+    have been unused for longest, by this layer or those before it: so a layer's first pieces need not wait
+    for the last ones of the layer before.
+
+    A piece that still lies in a slot is found again: this is how weights stay over all tiles where they fit.
+    """
+
+    base: int
+    size: int
+    count: int
+    usage: Usage
+    _held: dict[Hashable, int] = field(default_factory=dict[Hashable, int])
+
+    def take(self, piece: Hashable) -> tuple[int, bool]:
+        """Address for a piece, and whether it must be filled."""
+        at = self._held.get(piece)
+        fresh = at is None
+        if at is None:
+            at = min(
+                (self.base + i * self.size for i in range(self.count)),
+                key=lambda begin: self.usage.of(begin, self.size),
+            )
+            self._held = {p: place for p, place in self._held.items() if place != at}
+            self._held[piece] = at
+        self.usage.mark(at, self.size)
+        return at, fresh
 
 
 @dataclass(slots=True)
@@ -30,6 +77,15 @@ class Emitter:
     _registers: dict[tuple[int, type[Instruction], Engine | None], Instruction] = field(
         default_factory=dict[tuple[int, type[Instruction], Engine | None], Instruction]
     )
+    _usage: dict[tuple[int, Memory], Usage] = field(default_factory=dict[tuple[int, Memory], Usage])
+
+    def slots(self, core: int, memory: Memory, base: int, size: int, count: int) -> Slots:
+        """Bytes (words of accumulators) of a memory inside of a core as `count` places."""
+        if (core, memory) not in self._usage:
+            bank, _ = bank_layout(self.config)[memory]
+            banks = -(-memory_sizes(self.config)[memory] // bank)
+            self._usage[core, memory] = Usage(bank, [0] * banks)
+        return Slots(base, size, count, self._usage[core, memory])
 
     def add(self, core: int, instruction: Instruction) -> None:
         self.instructions.append((core, instruction))
@@ -42,8 +98,9 @@ class Emitter:
             self._registers[key] = register
             self.add(core, register)
 
-    def is_set(self, core: int, register: type[Instruction], engine: Engine) -> bool:
-        return (core, register, engine) in self._registers
+    def get(self, core: int, register: type[Instruction], engine: Engine) -> Instruction | None:
+        """What a register holds, or None where nobody has set it."""
+        return self._registers.get((core, register, engine))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +121,6 @@ class Run:
     count: int
     external: int
     local: int
-
-
-@dataclass(slots=True)
-class Slots:
-    """Places of one size in a memory, each with banks of its own, that take pieces of data in turn.
-
-    A piece that still lies in a slot is found again: this is how weights stay over all tiles where they fit.
-    """
-
-    base: int
-    size: int
-    count: int
-    _held: list[Hashable] = field(default_factory=list[Hashable])
-    _next: int = 0
-
-    def take(self, piece: Hashable) -> tuple[int, bool]:
-        """Address for a piece, and whether it must be filled."""
-        if piece in self._held:
-            return self.base + self._held.index(piece) * self.size, False
-        if len(self._held) < self.count:
-            self._held.append(None)
-        at, self._next = self._next, (self._next + 1) % self.count
-        self._held[at] = piece
-        return self.base + at * self.size, True
 
 
 def load(
@@ -219,7 +252,9 @@ def _blocks(runs: list[Run], row: int) -> Iterator[tuple[tuple[Run, Run], int, i
 def _strides(e: Emitter, core: int, engine: Engine, runs: tuple[Run, Run], row: int) -> None:
     planes, rows = runs
     alone = rows.count == planes.count == 1
-    if alone and e.is_set(core, Strides, engine):
+    outside, inside = (e.get(core, register, engine) for register in (Strides, LocalStrides))
+    plain = isinstance(inside, LocalStrides) and inside.element == inside.element_bytes == 1
+    if alone and plain and outside is not None:
         return  # strides that nobody uses: whatever stands there will do
     if rows.count == 1:
         rows = Run(1, row, row)

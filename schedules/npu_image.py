@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compiler.loops.form import Convolution
-from schedules.npu_emit import Address, Emitter, Run, Slots, load
+from schedules.npu_emit import Address, Emitter, Run, load
 from schedules.npu_tiling import Fold, Tiling, folded_taps
 from sim.isa import Engine, Fill, Load, LocalStrides, Memory, Operands, Strides, Window
 
@@ -42,7 +42,7 @@ class Images:
     ) -> None:
         self.e, self.core, self.form, self.tiling = e, core, form, tiling
         self.source, self.zero = source, zero
-        self.slots = Slots(0, tiling.image_slot_bytes, tiling.image_slots)
+        self.slots = e.slots(core, Memory.ACTIVATION, 0, tiling.image_slot_bytes, tiling.image_slots)
         self.pads: dict[int, tuple[object, ...]] = {}  # of each slot, where pads have been filled in
 
     def take(self, tile: Tile, begin: int, channels: int) -> int:

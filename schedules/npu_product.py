@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from compiler.loops.form import Convolution
 from schedules.npu_blocks import Block, Key, blocks_of_core, groups_of, pieces_of, share, units_of
-from schedules.npu_emit import Address, Blob, Emitter, Run, Slots, load, load_blob, store
+from schedules.npu_emit import Address, Blob, Emitter, Run, load, load_blob, store
 from schedules.npu_image import Images, Tile
 from schedules.npu_tiling import Tiling
 from sim.config import PARAMETER_BYTES
@@ -87,11 +87,14 @@ class _Core:
         self.e, self.core, self.p = e, core, p
         f, t, pads = p.form, p.tiling, e.config.scratchpad
         self.images = Images(e, core, f, t, p.image, p.zero_in)
-        self.results = Slots(t.image_slots * t.image_slot_bytes, t.result_slot_bytes, t.result_slots)
-        self.weights = Slots(0, t.weight_slot_bytes, t.weight_slots)
-        self.accumulators = Slots(0, pads.accumulator_words // 2, t.accumulators)
+        self.results = e.slots(
+            core, Memory.ACTIVATION, t.image_slots * t.image_slot_bytes, t.result_slot_bytes, t.result_slots
+        )
+        self.weights = e.slots(core, Memory.WEIGHT, 0, t.weight_slot_bytes, t.weight_slots)
+        words = pads.accumulator_words // 2 * 2 // t.accumulators
+        self.accumulators = e.slots(core, Memory.ACCUMULATOR, 0, words, t.accumulators)
         bank = pads.parameter_bytes // pads.parameter_banks
-        self.parameters = Slots(0, bank, pads.parameter_banks)
+        self.parameters = e.slots(core, Memory.PARAMETER, 0, bank, pads.parameter_banks)
         self.fetched = 0  # units of weights
         blocks = blocks_of_core(f, t, core, e.config.cores)
         self.units = {key: unit for unit in units_of(f, t, blocks, e.config) for key in unit.offsets}

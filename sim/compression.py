@@ -15,6 +15,7 @@ import numpy as np
 from compiler.numerics.element import Array
 
 BLOCK, STORED = 512, 15
+_SHIFTS = np.arange(8, dtype=np.uint8)[:, None]
 
 
 def deflate(raw: Array) -> Array:
@@ -29,49 +30,58 @@ def inflate(packed: Array, raw_bytes: int) -> Array:
 
     Errors: ValueError where `packed` ends early, has bytes left, or is none of `deflate`.
     """
-    parts: list[Array] = []
+    raw = np.zeros(raw_bytes, np.uint8)
+    zeros = np.flatnonzero(np.unpackbits(packed, bitorder="little") == 0)
+    # How many zeros lie before each byte.
+    before = np.searchsorted(zeros, 8 * np.arange(packed.size + 1))
     at = 0
     for begin in range(0, raw_bytes, BLOCK):
-        part, used = _unpack_block(packed[at:], min(BLOCK, raw_bytes - begin))
-        parts.append(part)
-        at += used
+        count = min(BLOCK, raw_bytes - begin)
+        k, behind = _head(packed, at, count)
+        if k == STORED:
+            raw[begin : begin + count] = packed[at + 1 : behind]
+            at = behind
+            continue
+        ends = zeros[before[behind] : before[behind] + count]
+        # Never longer than the block itself, which would have been stored.
+        if ends.size < count or ends[-1] >= 8 * (behind + BLOCK):
+            raise ValueError("the compressed bytes end inside of a block")
+        folded = ends.copy()
+        folded[1:] -= ends[:-1]
+        folded[0] -= 8 * behind - 1
+        folded -= 1
+        folded <<= k
+        if k:
+            rests = np.unpackbits(packed[at + 1 : behind], count=count * k, bitorder="little")
+            folded |= np.packbits(rests.reshape(count, k), axis=1, bitorder="little")[:, 0]
+        raw[begin : begin + count] = (folded >> 1) ^ -(folded & 1)
+        at = int(ends[-1]) // 8 + 1
     if at != packed.size:
         raise ValueError(f"{packed.size} compressed bytes, {at} are used")
-    return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+    return raw
+
+
+def _head(packed: Array, at: int, count: int) -> tuple[int, int]:
+    """Width of the low bits of a block of `count` bytes, and where what is behind them begins."""
+    if at >= packed.size:
+        raise ValueError("the compressed bytes end before a block")
+    k = int(packed[at])
+    behind = at + 1 + (count if k == STORED else (count * k + 7) // 8)
+    if packed.size < behind or (k > 7 and k != STORED):
+        raise ValueError(f"the compressed bytes end inside of a block, or its width {k} is none")
+    return k, behind
 
 
 def _pack_block(data: Array) -> Array:
-    signed = data.view(np.int8).astype(np.int64)
-    folded = np.where(signed < 0, -2 * signed - 1, 2 * signed)
-    bits = [int((folded >> k).sum()) + data.size * (1 + k) for k in range(8)]
+    signed = data.view(np.int8).astype(np.int16)
+    folded = np.where(signed < 0, -2 * signed - 1, 2 * signed).astype(np.uint8)
+    bits = (folded >> _SHIFTS).sum(axis=1, dtype=np.int64) + data.size * (1 + np.arange(8))
     k = int(np.argmin(bits))
-    ends = np.cumsum((folded >> k) + 1)
+    ends = np.cumsum((folded >> k) + np.int64(1))
     unary = np.ones(int(ends[-1]), np.uint8)
     unary[ends - 1] = 0
-    rests = ((folded[:, None] >> np.arange(k)) & 1).astype(np.uint8).reshape(-1)
+    rests = np.unpackbits(folded[:, None], axis=1, count=k, bitorder="little").reshape(-1)
     parts = [np.packbits(part, bitorder="little") for part in (rests, unary)]
     if parts[0].size + parts[1].size >= data.size:
         return np.concatenate([np.array([STORED], np.uint8), data])
     return np.concatenate([np.array([k], np.uint8), *parts])
-
-
-def _unpack_block(packed: Array, count: int) -> tuple[Array, int]:
-    """`count` bytes, and how many of `packed` they took."""
-    if not packed.size:
-        raise ValueError("the compressed bytes end before a block")
-    k = int(packed[0])
-    behind = 1 + (count if k == STORED else (count * k + 7) // 8)
-    if packed.size < behind or (k > 7 and k != STORED):
-        raise ValueError(f"the compressed bytes end inside of a block, or its width {k} is none")
-    if k == STORED:
-        return packed[1:behind].copy(), behind
-    # Never longer than the block itself, which would have been stored.
-    unary = np.unpackbits(packed[behind : behind + BLOCK], bitorder="little")
-    ends = np.flatnonzero(unary == 0)[:count]
-    if ends.size < count:
-        raise ValueError("the compressed bytes end inside of a block")
-    rests = np.unpackbits(packed[1:behind], bitorder="little")[: count * k]
-    rest = (rests.reshape(count, k).astype(np.int64) << np.arange(k)).sum(axis=1)
-    folded = (np.diff(ends, prepend=-1) - 1 << k) | rest
-    values = np.where(folded & 1, ~(folded >> 1), folded >> 1).astype(np.uint8)
-    return values, behind + int(ends[-1]) // 8 + 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,89 +11,70 @@ from numpy.typing import NDArray
 from sim.fields import Column
 from sim.footprint import Accesses
 from sim.isa import Memory
-from sim.order import Clock
+from sim.threads import Threads
 
 _EXTERNAL = (Memory.SRAM, Memory.DRAM)
 
 
-@dataclass(slots=True)
-class Space:
-    """All accesses to one memory in one order.
+_COLUMNS = ("number", "thread", "place", "begin", "end", "write", "pitch", "width")
 
-    core: of the instruction; thread: of its engine; place: its number within the thread. begin_at: accesses
-    before it are known to have ended by all who come here."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Space:
+    """Accesses to one memory (of one core, or of all cores), a row each: number of the instruction, and its
+    thread and place (see `Threads`); the rest as in `Accesses`."""
 
     memory: Memory
-    accesses: Accesses
-    core: Column
+    number: Column
     thread: Column
     place: Column
-    begin_at: int = 0
-    visitors: list[int] = field(default_factory=list[int])
+    begin: Column
+    end: Column
+    write: NDArray[np.bool_]
+    pitch: Column
+    width: Column
 
-    def conflicting(self, at: int) -> NDArray[np.int64]:
-        """Accesses before number `at` that conflict with it, those of its own thread left out."""
-        a, window = self.accesses, slice(self.begin_at, at)
-        hit = (
-            (a.begin[window] < a.end[at])
-            & (a.end[window] > a.begin[at])
-            & (self.thread[window] != self.thread[at])
-        )
-        if not a.write[at]:
-            hit &= a.write[window] == 1
-        found = np.flatnonzero(hit) + self.begin_at
-        return found[[not self._apart(int(i), at) for i in found]] if found.size and a.pitch[at] else found
+    def __len__(self) -> int:
+        return len(self.number)
 
-    def _apart(self, i: int, j: int) -> bool:
-        """Whether two blocks of rows of one pitch have no column in common."""
-        a = self.accesses
-        pitch = int(a.pitch[i])
-        if pitch != a.pitch[j] or not pitch:
-            return False
-        ahead = int(a.begin[j] - a.begin[i]) % pitch
-        return ahead >= a.width[i] and pitch - ahead >= a.width[j]
-
-    def forget(self, known: Sequence[Clock], at: int) -> None:
-        """Moves begin_at on, up to `at`. known[t]: how many instructions of each thread have ended before
-        whatever thread t starts from now on."""
-        while self.begin_at < at:
-            thread, place = int(self.thread[self.begin_at]), int(self.place[self.begin_at])
-            if not all(t == thread or known[t][thread] > place for t in self.visitors):
-                return
-            self.begin_at += 1
+    def at(self, rows: Column | NDArray[np.bool_] | slice) -> Space:
+        """Some rows, in their order."""
+        return _space(self.memory, [getattr(self, name)[rows] for name in _COLUMNS])
 
 
-def spaces(
-    per_core: Sequence[Accesses],
-    position: Sequence[Sequence[int]],
-    threads: Sequence[Sequence[int]],
-    place: Sequence[Sequence[int]],
-) -> list[Space]:
-    """The accesses of all cores by memory, in the order of `position` (of each core and index)."""
-    columns = [
-        (np.full(len(a), core), *(np.array(x[core], np.int64)[a.index] for x in (position, threads, place)))
-        for core, a in enumerate(per_core)
-    ]
-    core, at, thread, number = (np.concatenate(c) for c in zip(*columns, strict=True))
-    joined = Accesses(
-        *(np.concatenate([getattr(a, n) for a in per_core]) for n in Accesses.__dataclass_fields__)
+def spaces(per_core: Sequence[Accesses], threads: Threads) -> list[Space]:
+    """All accesses by memory; within one, ascending by the instruction's number."""
+    number = np.concatenate([a.index + first for a, first in zip(per_core, threads.first, strict=False)])
+    memory, begin, end, write, pitch, width = (
+        np.concatenate([getattr(a, n) for a in per_core])
+        for n in ("memory", "begin", "end", "write", "pitch", "width")
     )
-    owner = np.where(np.isin(joined.memory, _EXTERNAL), -1, core)
+    owner = np.where(np.isin(memory, _EXTERNAL), -1, threads.core[number])
+    thread, place = threads.thread[number], threads.place[number]
+    columns = (number, thread, place, begin, end, write, pitch, width)
     found: list[Space] = []
-    for memory, of in sorted({*zip(joined.memory.tolist(), owner.tolist(), strict=True)}):
-        chosen = np.flatnonzero((joined.memory == memory) & (owner == of))
-        chosen = chosen[np.argsort(at[chosen], kind="stable")]
-        part = Accesses(*(getattr(joined, n)[chosen] for n in Accesses.__dataclass_fields__))
-        visitors = sorted({int(t) for t in thread[chosen]})
-        space = Space(Memory(memory), part, core[chosen], thread[chosen], number[chosen], 0, visitors)
-        found.append(space)
+    for kind, of in sorted({*zip(memory.tolist(), owner.tolist(), strict=True)}):
+        mine = np.flatnonzero((memory == kind) & (owner == of))
+        found.append(_space(Memory(kind), [c[mine] for c in columns]))
     return found
 
 
-def by_instruction(found: Sequence[Space]) -> Iterator[tuple[tuple[int, int], list[tuple[Space, int]]]]:
-    """(core, index) -> its accesses as (space, number)."""
-    table: dict[tuple[int, int], list[tuple[Space, int]]] = {}
-    for space in found:
-        for number, key in enumerate(zip(space.core.tolist(), space.accesses.index.tolist(), strict=True)):
-            table.setdefault(key, []).append((space, number))
-    yield from table.items()
+def _space(memory: Memory, columns: Sequence[Column]) -> Space:
+    number, thread, place, begin, end, write, pitch, width = columns
+    return Space(memory, number, thread, place, begin, end, write == 1, pitch, width)
+
+
+def meet(a: Space, i: Column, b: Space, j: Column) -> NDArray[np.bool_]:
+    """Whether rows i of `a` and j of `b`, pair by pair, have common bytes."""
+    hit = (a.begin[i] < b.end[j]) & (a.end[i] > b.begin[j])
+    some = np.flatnonzero(hit)
+    hit[some] = ~apart(a, i[some], b, j[some])
+    return hit
+
+
+def apart(a: Space, i: Column, b: Space, j: Column) -> NDArray[np.bool_]:
+    """Whether two blocks of rows of one pitch, pair by pair, have no column in common."""
+    pitch = a.pitch[i]
+    ahead = (b.begin[j] - a.begin[i]) % np.maximum(pitch, 1)
+    even = (pitch == b.pitch[j]) & (pitch > 0)
+    return even & (ahead >= a.width[i]) & (pitch - ahead >= b.width[j])

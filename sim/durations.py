@@ -109,7 +109,8 @@ def transfer_cycles(bursts: Column, burst: float, latency: int, outstanding: int
     """
     if outstanding * burst >= latency + burst:
         return np.float64(latency) + bursts * burst
-    rounds, rest = np.divmod(bursts - 1, outstanding)
+    rounds = (bursts - 1) // outstanding
+    rest = bursts - 1 - rounds * outstanding
     return np.float64(latency + burst) * (rounds + 1) + rest * burst
 
 
@@ -269,10 +270,12 @@ def _banks(found: Accesses, config: NpuConfig, count: int) -> list[int]:
     layout = bank_layout(config)
     local = found.memory <= Memory.ACCUMULATOR
     size, bit = (np.array([layout[m][i] for m in list(Memory)[:5]]) for i in (0, 1))
-    memory = found.memory[local]
+    memory, index = found.memory[local], found.index[local]
     first = bit[memory] + found.begin[local] // size[memory]
     last = bit[memory] + (found.end[local] - 1) // size[memory]
-    masks = [0] * count
-    for index, a, b in zip(found.index[local].tolist(), first.tolist(), last.tolist(), strict=True):
-        masks[index] |= (1 << (b + 1)) - (1 << a)
-    return masks
+    masks = np.zeros(count, np.int64 if last.max(initial=0) < 62 else object)
+    one = np.ones(1, masks.dtype)
+    if index.size:
+        begins = np.flatnonzero(np.diff(index, prepend=-1))  # accesses stand in the order of the stream
+        masks[index[begins]] = np.bitwise_or.reduceat((one << (last + 1)) - (one << first), begins)
+    return masks.tolist()

@@ -2,186 +2,281 @@
 ended before it starts.
 
 Each semaphore has one engine that posts and one that waits, so its n-th wait is for its n-th post whatever
-the timing: all executions order the same pairs, and a program that ends once ends always. Thread c * 5 + e
-is engine e of core c.
+the timing: all executions order the same pairs, and a program that ends once ends always. What must have
+ended is a clock: a number of instructions of each thread. It grows along threads, and from posts to waits.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from sim.assembly import text_of
+import numpy as np
+from numpy.typing import NDArray
+
 from sim.config import NpuConfig
-from sim.isa import LOCAL_TOKENS, MAX_TOKENS, TOKEN_NONE, Engine
-from sim.stream import DISPATCHER, Program, Stream, StreamError
+from sim.fields import Column
+from sim.isa import LOCAL_TOKENS, MAX_TOKENS, TOKEN_NONE, Fence
+from sim.stream import Program
+from sim.threads import ENGINES, Threads, thread_name
 
-ENGINES = len(Engine)
 Clock = list[int]
+Clocks = NDArray[np.int64]
+_SEMAPHORES = 32  # of a core, and of all cores together
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Order:
-    """sequence: (core, index) of all instructions in an order that may happen. place: for each core and
-    index, the instruction's number within its thread. clocks: for each core and index, how many instructions
-    of every thread must have ended before it starts."""
+    """sequence: the numbers of all instructions in an order that may happen. clocks [instructions, threads]:
+    how many instructions of every thread must have ended before one starts (rows of the dispatcher's own are
+    not filled in)."""
 
-    sequence: list[tuple[int, int]]
-    place: list[list[int]]
-    clocks: list[list[Clock]]
+    threads: Threads
+    sequence: Column
+    clocks: Clocks
 
-
-@dataclass(slots=True)
-class _Semaphore:
-    poster: int | None = None
-    waiter: int | None = None
-    posts: list[Clock] = field(default_factory=list[Clock])
-    taken: list[int] = field(default_factory=list[int])  # places of the waits in their thread
-
-    @property
-    def count(self) -> int:
-        return len(self.posts) - len(self.taken)
+    def pairs(self) -> list[tuple[int, int]]:
+        """The sequence as core and index."""
+        core = self.threads.core[self.sequence]
+        index = self.sequence - np.array(self.threads.first)[core]
+        return list(zip(core.tolist(), index.tolist(), strict=True))
 
 
-def instruction_text(stream: Stream, index: int, core: int) -> str:
-    return text_of(Stream(stream.words[index : index + 1]).decode(core)[0])
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pairs:
+    """The n-th post and wait of each semaphore, in its order. nth: n; token: as instructions name it."""
+
+    post: Column
+    wait: Column
+    nth: Column
+    token: Column
+
+    def needed(self, count: int) -> list[tuple[int, ...]]:
+        """For each instruction, those whose posts it waits for."""
+        needed: list[tuple[int, ...]] = [()] * count
+        for post, wait in zip(self.post.tolist(), self.wait.tolist(), strict=True):
+            needed[wait] += (post,)
+        return needed
 
 
 def execution_order(program: Program, config: NpuConfig) -> Order:
     """Errors: StreamError for a deadlock, a semaphore with two posting or two waiting engines, one that may
     count beyond its width, or one that is above 0 at the end."""
-    return _Execution(program, config).run()
+    if len(program.streams) > config.cores:
+        raise ValueError(f"{len(program.streams)} streams for the {config.cores} cores of {config.name}")
+    threads = Threads.of(program)
+    pairs = _paired(threads)
+    needed = pairs.needed(len(threads))
+    sequence = _as_written(threads, pairs)
+    if sequence is None:
+        sequence = _Execution(threads, pairs, needed, config.queue_depth).run()
+    clocks = _clocks(threads, pairs, needed, sequence)
+    _check_counts(threads, pairs, clocks)
+    return Order(threads, sequence, clocks)
+
+
+def _paired(threads: Threads) -> _Pairs:
+    sides: list[tuple[Column, Column]] = []
+    tokens = np.concatenate([s.tokens for s in threads.program.streams])
+    for columns, done in (((0, 1), "waited for"), ((2, 3), "posted")):
+        number = np.repeat(np.arange(len(threads)), 2)
+        token = tokens[:, columns].reshape(-1)
+        some = (token != TOKEN_NONE) & (threads.thread[number] >= 0)
+        number, token = number[some], token[some]
+        owner = np.where(token < LOCAL_TOKENS, threads.core[number], len(threads.program.streams))
+        key = owner * _SEMAPHORES + token
+        order = np.argsort(key, kind="stable")
+        number, key = number[order], key[order]
+        thread = threads.thread[number]
+        mixed = np.flatnonzero((key[1:] == key[:-1]) & (thread[1:] != thread[:-1]))
+        if mixed.size:
+            i = int(mixed[0])
+            first, second = (thread_name(int(t)) for t in thread[i : i + 2])
+            reason = f"is {done} by {first} and by {second}, in an order left to chance"
+            raise threads.error(int(number[i + 1]), f"semaphore {key[i] % _SEMAPHORES} {reason}")
+        sides.append((number, key))
+    (waits, wait_keys), (posts, post_keys) = sides
+    _check_partners(threads, waits, wait_keys, post_keys)
+    begins = np.searchsorted(post_keys, post_keys)
+    return _Pairs(posts, waits, np.arange(len(posts)) - begins, post_keys % _SEMAPHORES)
+
+
+def _check_partners(threads: Threads, waits: Column, wait_keys: Column, post_keys: Column) -> None:
+    """Each semaphore must have as many waits as posts."""
+    size = (len(threads.program.streams) + 1) * _SEMAPHORES
+    waited, posted = (np.bincount(k, minlength=size) for k in (wait_keys, post_keys))
+    lacking = np.flatnonzero(waited > posted)
+    if lacking.size:
+        key = int(lacking[0])
+        at = int(np.searchsorted(wait_keys, key)) + int(posted[key])
+        raise threads.error(int(waits[at]), _for_ever(key % _SEMAPHORES))
+    left = np.flatnonzero(posted > waited)
+    if left.size:
+        key = int(left[0])
+        core = 0 if key // _SEMAPHORES == len(threads.program.streams) else key // _SEMAPHORES
+        reason = f"semaphore {key % _SEMAPHORES} ends at {posted[key] - waited[key]}: a wait is missing"
+        raise threads.error(threads.first[core + 1] - 1, reason)
+
+
+def _for_ever(token: int) -> str:
+    return f"waits for semaphore {token} for ever: no instruction that can run posts it"
+
+
+def _as_written(threads: Threads, pairs: _Pairs) -> Column | None:
+    """An order in which each core runs its stream as it is written, or None where there is none.
+
+    It is proof enough that nothing waits for ever, whatever the depth of the queues: of all instructions that
+    have not run yet, the first one in this order has its tokens, and nothing before it fills a queue.
+    """
+    own = threads.core[pairs.post] == threads.core[pairs.wait]
+    if (pairs.post[own] >= pairs.wait[own]).any():
+        return None
+    posts, waits = pairs.post[~own], pairs.wait[~own]
+    if not posts.size:
+        return np.arange(len(threads))
+    cores = range(len(threads.program.streams))
+    meetings = [deque(sorted(zip(waits[m].tolist(), posts[m].tolist(), strict=True)))
+                for m in (threads.core[waits] == c for c in cores)]  # fmt: skip
+    reached = list(threads.first[:-1])
+    parts: list[Column] = []
+    owner = threads.core
+    moved = True
+    while moved:
+        moved = False
+        for core, mine in zip(cores, meetings, strict=True):
+            while mine and mine[0][1] < reached[owner[mine[0][1]]]:
+                mine.popleft()
+            end = mine[0][0] if mine else threads.first[core + 1]
+            if end > reached[core]:
+                parts.append(np.arange(reached[core], end))
+                reached[core], moved = end, True
+    return np.concatenate(parts) if reached == threads.first[1:] else None
 
 
 class _Execution:
-    def __init__(self, program: Program, config: NpuConfig) -> None:
-        if len(program.streams) > config.cores:
-            raise ValueError(f"{len(program.streams)} streams for the {config.cores} cores of {config.name}")
-        self.program = program
-        self.depth = config.queue_depth
-        self.engines = [s.engines.tolist() for s in program.streams]
-        self.tokens = [s.tokens.tolist() for s in program.streams]
-        threads = range(ENGINES * len(program.streams))
-        self.known: list[Clock] = [[0] * len(threads) for _ in threads]
-        self.queues: list[deque[int]] = [deque() for _ in threads]
-        self.next = [0] * len(program.streams)
-        self.semaphores: dict[tuple[int, int], _Semaphore] = {}
-        self.sequence: list[tuple[int, int]] = []
-        self.place = [[0] * len(s) for s in program.streams]
-        self.clocks: list[list[Clock]] = [[[] for _ in range(len(s))] for s in program.streams]
+    """Runs queues and tokens, without time."""
 
-    def run(self) -> Order:
-        cores = range(len(self.program.streams))
+    def __init__(self, threads: Threads, pairs: _Pairs, needed: list[tuple[int, ...]], depth: int) -> None:
+        self.threads, self.pairs, self.needed, self.depth = threads, pairs, needed, depth
+        self.thread = threads.thread.tolist()
+        self.queues: list[deque[int]] = [deque() for _ in threads.members]
+        self.next = list(threads.first[:-1])
+        self.done = [False] * len(threads)
+        self.sequence: list[int] = []
+
+    def run(self) -> Column:
+        cores = range(len(self.next))
         while sum(self._advance(core) for core in cores):
             pass
         for core in cores:
-            if self.next[core] < len(self.engines[core]):
+            if self.next[core] < self.threads.first[core + 1]:
                 self._deadlock(core)
-        for (core, number), semaphore in self.semaphores.items():
-            if semaphore.count:
-                last = len(self.engines[max(core, 0)]) - 1
-                raise self._error(
-                    max(core, 0), last, f"semaphore {number} ends at {semaphore.count}: a wait is missing"
-                )
-        return Order(self.sequence, self.place, self.clocks)
+        return np.array(self.sequence)
 
     def _advance(self, core: int) -> bool:
         moved = self._dispatch(core)
-        for engine in range(ENGINES):
-            queue = self.queues[core * ENGINES + engine]
-            while queue and self._ready(core, queue[0]):
-                self._execute(core, queue.popleft())
+        for queue in self.queues[core * ENGINES : (core + 1) * ENGINES]:
+            while queue and all(self.done[p] for p in self.needed[queue[0]]):
+                self._finish(queue.popleft())
                 moved = True
         return moved
 
+    def _finish(self, number: int) -> None:
+        self.done[number] = True
+        self.sequence.append(number)
+
     def _dispatch(self, core: int) -> bool:
-        engines, begin = self.engines[core], self.next[core]
-        while (index := self.next[core]) < len(engines):
-            if engines[index] == DISPATCHER:
-                if not self._fence(core, index):
+        begin, end = self.next[core], self.threads.first[core + 1]
+        while (number := self.next[core]) < end:
+            thread = self.thread[number]
+            if thread < 0:
+                if any(self.queues[core * ENGINES : (core + 1) * ENGINES]):
                     break
+                self._finish(number)
+            elif len(self.queues[thread]) >= self.depth:
+                break
             else:
-                queue = self.queues[core * ENGINES + engines[index]]
-                if len(queue) >= self.depth:
-                    break
-                queue.append(index)
+                self.queues[thread].append(number)
             self.next[core] += 1
         return self.next[core] > begin
 
-    def _fence(self, core: int, index: int) -> bool:
-        """Whether all before it has ended; then all behind it knows so."""
-        threads = range(core * ENGINES, (core + 1) * ENGINES)
-        if any(self.queues[t] for t in threads):
-            return False
-        joined = [max(column) for column in zip(*(self.known[t] for t in threads), strict=True)]
-        for t in threads:
-            self.known[t] = list(joined)
-        self.clocks[core][index] = joined
-        self.sequence.append((core, index))
-        return True
-
-    def _semaphore(self, core: int, number: int) -> _Semaphore:
-        key = (core if number < LOCAL_TOKENS else -1, number)
-        return self.semaphores.setdefault(key, _Semaphore())
-
-    def _ready(self, core: int, index: int) -> bool:
-        return all(
-            t == TOKEN_NONE or self._semaphore(core, t).count > 0 for t in self.tokens[core][index][:2]
-        )
-
-    def _execute(self, core: int, index: int) -> None:
-        thread = core * ENGINES + self.engines[core][index]
-        clock = self.known[thread]
-        place = clock[thread]
-        for token in self.tokens[core][index][:2]:
-            if token != TOKEN_NONE:
-                semaphore = self._semaphore(core, token)
-                semaphore.waiter = self._one(core, index, token, "waited for", semaphore.waiter, thread)
-                clock = [max(a, b) for a, b in zip(clock, semaphore.posts[len(semaphore.taken)], strict=True)]
-                semaphore.taken.append(place)
-        self.clocks[core][index], self.place[core][index] = clock, place
-        self.sequence.append((core, index))
-        self.known[thread] = after = list(clock)
-        after[thread] += 1
-        for token in self.tokens[core][index][2:]:
-            if token != TOKEN_NONE:
-                self._post(core, index, token, thread, after)
-
-    def _post(self, core: int, index: int, token: int, thread: int, after: Clock) -> None:
-        semaphore = self._semaphore(core, token)
-        semaphore.poster = self._one(core, index, token, "posted", semaphore.poster, thread)
-        semaphore.posts.append(after)
-        ended = 0 if semaphore.waiter is None else bisect_left(semaphore.taken, after[semaphore.waiter])
-        if len(semaphore.posts) - ended > MAX_TOKENS:
-            raise self._error(core, index, f"semaphore {token} may count beyond {MAX_TOKENS}")
-
-    def _one(self, core: int, index: int, token: int, done: str, before: int | None, thread: int) -> int:
-        if before not in (None, thread):
-            first, second = (f"{Engine(t % ENGINES).name} of core {t // ENGINES}" for t in (before, thread))
-            reason = f"semaphore {token} is {done} by {first} and by {second}, in an order left to chance"
-            raise self._error(core, index, reason)
-        return thread
-
     def _deadlock(self, core: int) -> None:
-        for engine in range(ENGINES):
-            queue = self.queues[core * ENGINES + engine]
+        for queue in self.queues[core * ENGINES : (core + 1) * ENGINES]:
             if queue:
-                lacking = [
-                    t for t in self.tokens[core][queue[0]][:2]
-                    if t != TOKEN_NONE and not self._semaphore(core, t).count
-                ]  # fmt: skip
-                reason = f"waits for semaphore {lacking[0]} for ever: no instruction that can run posts it"
-                raise self._error(core, queue[0], reason)
-
-    def _error(self, core: int, index: int, reason: str) -> StreamError:
-        return StreamError(core, index, instruction_text(self.program.streams[core], index, core), reason)
+                lacking = [p for p in self.needed[queue[0]] if not self.done[p]]
+                pair = (self.pairs.wait == queue[0]) & (self.pairs.post == lacking[0])
+                raise self.threads.error(queue[0], _for_ever(int(self.pairs.token[pair][0])))
 
 
-def threads_of(program: Program) -> Sequence[Sequence[int]]:
-    """Thread of each instruction, -1 for the dispatcher's."""
-    return [
-        [core * ENGINES + e if e != DISPATCHER else -1 for e in s.engines.tolist()]
-        for core, s in enumerate(program.streams)
-    ]
+def _clocks(threads: Threads, pairs: _Pairs, needed: list[tuple[int, ...]], sequence: Column) -> Clocks:
+    count = len(threads.members)
+    history = _History(count)
+    known: list[Clock] = [[0] * count for _ in range(count)]
+    after: dict[int, Clock] = {}
+    posts = np.zeros(len(threads), bool)
+    posts[pairs.post] = True
+    fences = np.concatenate([s.opcodes for s in threads.program.streams]) == Fence.opcode
+    seen = posts | fences
+    seen[pairs.wait] = True
+    thread_of, place_of, posting = threads.thread.tolist(), threads.place.tolist(), posts.tolist()
+    for number in sequence[seen[sequence]].tolist():
+        thread, place = thread_of[number], place_of[number]
+        if thread < 0:
+            _fence(threads, number, known, history)
+            continue
+        clock = known[thread]
+        if needed[number]:
+            for post in needed[number]:
+                clock = [a if a > b else b for a, b in zip(clock, after[post], strict=True)]
+            known[thread] = clock
+            history.add(thread, place, clock)
+        if posting[number]:
+            after[number] = clock = list(clock)
+            clock[thread] = place + 1
+    clocks = np.zeros((len(threads), count), np.int64)
+    for thread, members in enumerate(threads.members):
+        clocks[members] = history.of(thread, len(members))
+        clocks[members, thread] = np.arange(len(members))
+    return clocks
+
+
+def _fence(threads: Threads, number: int, known: list[Clock], history: _History) -> None:
+    core = int(threads.core[number])
+    mine = range(core * ENGINES, (core + 1) * ENGINES)
+    joined = [max(column) for column in zip(*(known[t] for t in mine), strict=True)]
+    for t in mine:
+        joined[t] = int(np.searchsorted(threads.members[t], number))
+    for t in mine:
+        known[t] = joined
+        history.add(t, joined[t], joined)
+
+
+class _History:
+    """Clocks of each thread, from the place on where they hold; the thread's own part is the place itself."""
+
+    def __init__(self, count: int) -> None:
+        self.places: list[list[int]] = [[0] for _ in range(count)]
+        self.clocks: list[list[Clock]] = [[[0] * count] for _ in range(count)]
+
+    def add(self, thread: int, place: int, clock: Clock) -> None:
+        self.places[thread].append(place)
+        self.clocks[thread].append(clock)
+
+    def of(self, thread: int, count: int) -> Clocks:
+        last = np.searchsorted(self.places[thread], np.arange(count), side="right") - 1
+        return np.array(self.clocks[thread], np.int64)[last]
+
+
+def _check_counts(threads: Threads, pairs: _Pairs, clocks: Clocks) -> None:
+    """A semaphore holds at most what was posted, without the waits that must have ended before."""
+    begin = np.arange(len(pairs.nth)) - pairs.nth
+    # Waits pair with posts one by one, so the waiter of any pair is the semaphore's.
+    waiter, poster = threads.thread[pairs.wait], threads.thread[pairs.post]
+    after = clocks[pairs.post, waiter] + (waiter == poster)
+    # Semaphore and place as one ascending number; no place reaches the next semaphore's.
+    step = len(threads) + 1
+    ended = np.searchsorted(begin * step + threads.place[pairs.wait], begin * step + after) - begin
+    beyond = np.flatnonzero(pairs.nth + 1 - ended > MAX_TOKENS)
+    if beyond.size:
+        i = int(beyond[0])
+        raise threads.error(int(pairs.post[i]), f"semaphore {pairs.token[i]} may count beyond {MAX_TOKENS}")

@@ -30,5 +30,5 @@ def simulate(program: Program, config: NpuConfig, external: External) -> Run:
     """
     order = check(program, config)
     cores = tuple(Core.of(config) for _ in program.streams)
-    execute(cores, external, [s.decode(core) for core, s in enumerate(program.streams)], order.sequence)
+    execute(cores, external, [s.decode(core) for core, s in enumerate(program.streams)], order.pairs())
     return Run(cores, time_program(program, config))

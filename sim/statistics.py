@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from sim.config import NpuConfig
 from sim.durations import Work
+from sim.fields import Column
 from sim.isa import Engine, Memory
 from sim.memories import LOCAL, memory_sizes
 from sim.timing import Timing
 
-Mask = NDArray[np.bool_]
+# Of a core: a mask, or what stands one behind the other.
+Chosen = NDArray[np.bool_] | slice
 CAUSES = ("queue", "token", "bank")
 
 
@@ -62,62 +64,77 @@ class Statistics:
         return {**asdict(self), "limit": self.limit}
 
 
-def statistics(timing: Timing, config: NpuConfig, chosen: Sequence[Mask] | None = None) -> Statistics:
-    """Of all instructions, or of those that a mask for each core chooses (the instructions of one layer)."""
-    masks = [np.ones(len(s.start), bool) for s in timing.spans] if chosen is None else chosen
-    cycles = timing.cycles if chosen is None else _extent(timing, masks)
-    pairs = list(zip(timing.work, masks, strict=True))
-    macs = sum(int(w.macs[m].sum()) for w, m in pairs)
+def statistics(timing: Timing, config: NpuConfig, chosen: Sequence[Chosen] | None = None) -> Statistics:
+    """Of all instructions, or of those that are chosen of each core (the instructions of one layer)."""
+    parts = [slice(None)] * len(timing.spans) if chosen is None else chosen
+    cycles = timing.cycles if chosen is None else _extent(timing, parts)
+    pairs = list(zip(timing.work, parts, strict=True))
+    macs = sum(int(w.macs[p].sum()) for w, p in pairs)
     sizes = memory_sizes(config)
-    moved = [sum(int(w.moved[m & (w.port == port)].sum()) for w, m in pairs) for port in (0, 1)]
+    moved = [sum(int(w.moved[p][w.port[p] == port].sum()) for w, p in pairs) for port in (0, 1)]
     return Statistics(
         cycles=cycles,
         milliseconds=cycles / config.clock_hz * 1000,
-        engines=tuple(_engines(timing, core, mask) for core, mask in enumerate(masks)),
-        instructions=sum(int(m.sum()) for m in masks),
+        engines=tuple(_engines(timing, core, part) for core, part in enumerate(parts)),
+        instructions=sum(len(w.macs[p]) for w, p in pairs),
         macs=macs,
         mac_utilisation=macs / (cycles * config.macs_per_cycle) if cycles else 0.0,
         sram_bytes=moved[0],
         dram_bytes=moved[1],
-        touched={m.name: _touched(pairs, m, sizes[m]) for m in LOCAL},
+        touched=_touched([_accesses(w, p) for w, p in pairs], sizes),
         energy_pj=_energy(config, pairs, cycles, moved),
     )
 
 
-def _touched(pairs: Sequence[tuple[Work, Mask]], memory: Memory, size: int) -> int:
-    most = 0
-    for work, mask in pairs:
-        a = work.accesses
-        mine = (a.memory == memory) & mask[a.index]
-        steps = np.bincount(a.begin[mine], minlength=size + 1)[: size + 1]
-        steps = steps - np.bincount(a.end[mine], minlength=size + 1)[: size + 1]
-        most = max(most, int(np.count_nonzero(np.cumsum(steps))))
+def _accesses(work: Work, part: Chosen) -> tuple[Column, Column, Column]:
+    """Memory, begin and end of all accesses of the chosen instructions."""
+    a = work.accesses
+    if isinstance(part, slice):
+        rows = np.arange(len(work.macs))[part]
+        ends = (rows[0], rows[-1] + 1) if rows.size else (0, 0)
+        mine = slice(*np.searchsorted(a.index, ends).tolist())
+    else:
+        mine = np.flatnonzero(part[a.index])
+    return a.memory[mine], a.begin[mine], a.end[mine]
+
+
+def _touched(
+    per_core: Sequence[tuple[Column, Column, Column]], sizes: Mapping[Memory, int]
+) -> dict[str, int]:
+    most = dict.fromkeys((m.name for m in LOCAL), 0)
+    for memory, begin, end in per_core:
+        for m in LOCAL:
+            mine = memory == m
+            steps = np.bincount(begin[mine], minlength=sizes[m] + 1)[: sizes[m] + 1]
+            steps = steps - np.bincount(end[mine], minlength=sizes[m] + 1)[: sizes[m] + 1]
+            most[m.name] = max(most[m.name], int(np.count_nonzero(np.cumsum(steps))))
     return most
 
 
-def _extent(timing: Timing, masks: Sequence[Mask]) -> int:
-    starts = [s.start[m & (s.engine >= 0)] for s, m in zip(timing.spans, masks, strict=True)]
-    ends = [s.end[m & (s.engine >= 0)] for s, m in zip(timing.spans, masks, strict=True)]
-    some = [(a.min(), b.max()) for a, b in zip(starts, ends, strict=True) if a.size]
+def _extent(timing: Timing, parts: Sequence[Chosen]) -> int:
+    chosen = [(s.start[p], s.end[p], s.engine[p] >= 0) for s, p in zip(timing.spans, parts, strict=True)]
+    some = [(a[m].min(), b[m].max()) for a, b, m in chosen if m.any()]
     return int(max(b for _, b in some) - min(a for a, _ in some)) if some else 0
 
 
-def _engines(timing: Timing, core: int, mask: Mask) -> dict[str, EngineStatistics]:
+def _engines(timing: Timing, core: int, part: Chosen) -> dict[str, EngineStatistics]:
     spans = timing.spans[core]
-    found: dict[str, EngineStatistics] = {}
-    for engine in Engine:
-        mine = mask & (spans.engine == engine)
-        waits = {cause: int(getattr(spans, cause)[mine].sum()) for cause in ("bus", *CAUSES)}
-        found[engine.name] = EngineStatistics(int((spans.end - spans.start)[mine].sum()), **waits)
-    return found
+    engine = spans.engine[part]
+    columns = {"busy": (spans.end - spans.start)[part]}
+    columns |= {cause: getattr(spans, cause)[part] for cause in ("bus", *CAUSES)}
+    sums = {
+        name: np.bincount(engine[engine >= 0], column[engine >= 0], len(Engine))
+        for name, column in columns.items()
+    }
+    return {e.name: EngineStatistics(**{n: int(s[e]) for n, s in sums.items()}) for e in Engine}
 
 
 def _energy(
-    config: NpuConfig, pairs: Sequence[tuple[Work, Mask]], cycles: int, moved: Sequence[int]
+    config: NpuConfig, pairs: Sequence[tuple[Work, Chosen]], cycles: int, moved: Sequence[int]
 ) -> dict[str, float]:
     """Picojoules. A product of a x w bits costs a * w / 64 of one of 8 x 8."""
     table = config.energy
-    weighted = sum(float((w.macs * w.mac_bits)[m].sum()) for w, m in pairs) / 64
+    weighted = sum(float((w.macs[m] * w.mac_bits[m]).sum()) for w, m in pairs) / 64
     words = sum(int(w.accumulator_words[m].sum()) for w, m in pairs)
     local = sum(int(w.scratchpad_bytes[m].sum()) for w, m in pairs)
     elements = sum(int(w.elements[m].sum()) for w, m in pairs)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -49,8 +51,19 @@ class Stream:
 
     @classmethod
     def encode(cls, instructions: Iterable[Instruction]) -> Stream:
-        encoded = b"".join(encode(i) for i in instructions)
-        return cls.from_bytes(encoded)
+        given = list(instructions)
+        kinds = np.fromiter((i.opcode for i in given), np.int64, len(given))
+        words = np.zeros((len(given), 2), np.uint64)
+        _OPCODE.insert(words, kinds)
+        for field, column in zip(_TOKENS, _token_columns(given), strict=True):
+            field.insert(words, column)
+        for opcode in np.unique(kinds).tolist():
+            index = np.flatnonzero(kinds == opcode)
+            mine, own = [given[i] for i in index.tolist()], words[index]
+            for field in fields_of(INSTRUCTIONS[opcode]):
+                field.insert(own, np.fromiter(map(attrgetter(field.name), mine), np.int64, len(mine)))
+            words[index] = own
+        return cls(words)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Stream:
@@ -70,6 +83,14 @@ class Stream:
     def tokens(self) -> NDArray[np.int64]:
         """[n, 4]: wait0, wait1, post0, post1; TOKEN_NONE where there is none."""
         return np.stack([f.extract(self.words) for f in _TOKENS], axis=1)
+
+    def with_tokens(self, tokens: NDArray[np.int64]) -> Stream:
+        """The same instructions with these tokens [n, 4]."""
+        words = self.words.copy()
+        words[:, 0] &= ~np.uint64(((1 << TOKEN_BITS * len(_TOKENS)) - 1) << TOKENS_AT)
+        for field, column in zip(_TOKENS, tokens.T, strict=True):
+            field.insert(words, column)
+        return Stream(words)
 
     @cached_property
     def engines(self) -> Column:
@@ -91,37 +112,62 @@ class Stream:
         words = self.words[self.select(cls) if indices is None else indices]
         return {f.name: f.extract(words) for f in fields_of(cls)}
 
-    def decode(self, core: int = 0) -> list[Instruction]:
-        """Errors: StreamError for an unknown opcode or a field that is out of its bounds."""
-        found: list[Instruction | None] = [None] * len(self)
-        unknown = np.flatnonzero(self.opcodes >= len(INSTRUCTIONS))
-        if unknown.size:
-            i = int(unknown[0])
+    def check(self, core: int = 0) -> None:
+        """Errors: StreamError for an unknown opcode, or a field or token that no instruction takes."""
+        wrong = np.flatnonzero(self.opcodes >= len(INSTRUCTIONS))
+        if wrong.size:
+            i = int(wrong[0])
             raise StreamError(core, i, self.hex(i), f"opcode {self.opcodes[i]} is unknown")
-        tokens = [[t for t in row if t != TOKEN_NONE] for row in self.tokens.tolist()]
-        waits = self.tokens[:, :2] != TOKEN_NONE
-        counts = waits.sum(axis=1).tolist()
+        for cls in INSTRUCTIONS:
+            indices, columns = self.select(cls), self.columns(cls)
+            refused = np.zeros(indices.shape, bool)
+            for field in fields_of(cls):
+                refused |= field.refused(columns[field.name])
+            if cls.ascending is not None:
+                low, high = cls.ascending
+                refused |= columns[low] > columns[high]
+            for side in (self.tokens[indices, :2], self.tokens[indices, 2:]):
+                refused |= (side[:, 0] == side[:, 1]) & (side[:, 0] != TOKEN_NONE)
+            if refused.any():
+                self._refuse(cls, core, int(indices[np.argmax(refused)]))
+
+    def _refuse(self, cls: type[Instruction], core: int, i: int) -> None:
+        fields: dict[str, Any] = {n: int(c[0]) for n, c in self.columns(cls, np.array([i])).items()}
+        for field in fields_of(cls):
+            if problem := field.problem(fields[field.name]):
+                raise StreamError(core, i, self.hex(i), f"{cls.mnemonic}: {problem}")
+            fields[field.name] = field.kind(fields[field.name])
+        row = self.tokens[i].tolist()
+        waits, posts = (tuple(t for t in half if t != TOKEN_NONE) for half in (row[:2], row[2:]))
+        try:
+            cls(waits=waits, posts=posts, **fields)
+        except InstructionError as error:
+            raise StreamError(core, i, self.hex(i), str(error)) from None
+        raise AssertionError("columns and instructions disagree about what is legal")
+
+    def decode(self, core: int = 0) -> list[Instruction]:
+        """Errors: see `check`."""
+        self.check(core)
+        found = np.empty(len(self), object)
         for cls in INSTRUCTIONS:
             indices = self.select(cls)
-            kinds = {f.name: f.kind for f in fields_of(cls)}
-            columns = {n: [kinds[n](v) for v in c.tolist()] for n, c in self._checked(cls, core).items()}
-            for row, i in enumerate(indices.tolist()):
-                of = tokens[i]
-                fields: dict[str, Any] = {n: c[row] for n, c in columns.items()}
-                try:
-                    found[i] = cls(waits=tuple(of[: counts[i]]), posts=tuple(of[counts[i] :]), **fields)
-                except InstructionError as error:
-                    raise StreamError(core, i, self.hex(i), str(error)) from None
-        return [i for i in found if i is not None]
+            made = [object.__new__(cls) for _ in range(len(indices))]
+            for name, column in self._values(cls, indices):
+                # What `check` has seen needs no constructor.
+                deque(map(getattr(cls, name).__set__, made, column), maxlen=0)
+            found[indices] = made
+        return found.tolist()
 
-    def _checked(self, cls: type[Instruction], core: int) -> dict[str, Column]:
-        """Columns whose enumerations have members only."""
-        columns, indices = self.columns(cls), self.select(cls)
+    def _values(self, cls: type[Instruction], indices: Column) -> Iterator[tuple[str, list[Any]]]:
+        """Of all of an instruction's fields, those of the instructions at `indices`."""
+        tokens = self.tokens[indices]
+        for name, pairs in (("waits", tokens[:, :2]), ("posts", tokens[:, 2:])):
+            yield name, [tuple(t for t in pair if t != TOKEN_NONE) for pair in pairs.tolist()]
+        columns = self.columns(cls, indices)
         for field in fields_of(cls):
-            for i, value in zip(indices.tolist(), columns[field.name].tolist(), strict=True):
-                if field.kind is not int and (problem := field.problem(value)):
-                    raise StreamError(core, i, self.hex(i), f"{cls.mnemonic}: {problem}")
-        return columns
+            values = columns[field.name].tolist()
+            members = {} if field.kind is int else {v: field.kind(v) for v in set(values)}
+            yield field.name, [members[v] for v in values] if members else values
 
     def hex(self, index: int) -> str:
         low, high = (int(w) for w in self.words[index])
@@ -154,10 +200,13 @@ class Program:
 
 def encode(instruction: Instruction) -> bytes:
     """The 16 bytes of an instruction."""
-    waits, posts = ((*t, TOKEN_NONE, TOKEN_NONE)[:2] for t in (instruction.waits, instruction.posts))
-    word = instruction.opcode
-    for field, token in zip(_TOKENS, (*waits, *posts), strict=True):
-        word |= token << field.low_bit
-    for field in fields_of(type(instruction)):
-        word |= field.stored(int(getattr(instruction, field.name))) << field.low_bit
-    return word.to_bytes(INSTRUCTION_BYTES, "little")
+    return Stream.encode([instruction]).to_bytes()
+
+
+def _token_columns(given: Sequence[Instruction]) -> NDArray[np.int64]:
+    """[4, n]: see `Stream.tokens`."""
+    none = (TOKEN_NONE, TOKEN_NONE)
+    rows = [
+        (*(*i.waits, *none)[:2], *(*i.posts, *none)[:2]) if i.waits or i.posts else none * 2 for i in given
+    ]
+    return np.array(rows, np.int64).reshape(-1, 4).T

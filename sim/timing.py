@@ -9,25 +9,25 @@ posts its tokens. Transfers that are on one port at a time share it max-min fair
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
-from math import ceil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.config import NpuConfig
 from sim.durations import NO_PORT, Work, work
-from sim.isa import LOCAL_TOKENS, TOKEN_NONE, Engine
-from sim.order import instruction_text
+from sim.isa import LOCAL_TOKENS, TOKEN_NONE
 from sim.port import SharedPort
-from sim.stream import DISPATCHER, Program, StreamError
+from sim.stream import Program
+from sim.threads import ENGINES, Threads
 
-ENGINES = len(Engine)
 Times = NDArray[np.float64]
-# Events that are no end of an instruction: something to look at, the first burst of a transfer.
-_WAKE, _JOIN = 0, -1
+_SEMAPHORES = 32  # of a core, and of all cores together
+_NEVER, _NOTHING = 1 << 62, -1
+# What an instruction at an idle engine waits for.
+_ARRIVES, _TOKENS, _BANKS = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,190 +61,201 @@ def time_program(program: Program, config: NpuConfig) -> Timing:
 
     Errors: StreamError where a register is not set, or instructions wait for each other for ever.
     """
+    if len(program.streams) > config.cores:
+        raise ValueError(f"{len(program.streams)} streams for the {config.cores} cores of {config.name}")
     works = tuple(work(s, config, core) for core, s in enumerate(program.streams))
-    return _Loop(program, config, works).run()
+    threads = Threads.of(program)
+    loop = _Loop(threads, config, works)
+    loop.run()
+    columns = [np.array(c, np.float64) for c in (loop.start, loop.end, *loop.waited, loop.bus)]
+    spans: list[Spans] = []
+    for stream, first, last in zip(program.streams, threads.first, threads.first[1:], strict=False):
+        spans.append(Spans(stream.engines, *(c[first:last] for c in columns)))
+    return Timing(loop.halted, tuple(spans), works)
 
 
-@dataclass(slots=True)
-class _Thread:
-    """One engine of one core. queue: (index, first cycle in it); current: the instruction that runs. waiting:
-    it is idle, and what stands first in the queue has been looked at; since: idle, or waiting for one cause,
-    from then on."""
+class _Costs:
+    """What `Work` says of all instructions, as lists in the numbering of `Threads`.
 
-    core: int
-    queue: deque[tuple[int, int]] = field(default_factory=deque[tuple[int, int]])
-    current: int = -1
-    running: bool = False
-    waiting: bool = False
-    holds_tokens: bool = False
-    since: int = 0
-    version: int = 0
-    wake: int = -1
+    waits, posts: places in the list of all semaphores. banks: a bit for each bank of all cores. latency: from
+    the start to the first burst; cycles: from then on, or from the start, alone on the port.
+    """
+
+    def __init__(self, threads: Threads, works: Sequence[Work]) -> None:
+        def joined(column: Callable[[Work], NDArray[Any]]) -> NDArray[Any]:
+            return np.concatenate([column(w) for w in works])
+
+        self.waits, self.posts = _semaphores(threads)
+        width = max((mask.bit_length() for w in works for mask in w.banks), default=0)
+        self.banks = [mask << width * core for core, w in enumerate(works) for mask in w.banks]
+        issue, latency = joined(lambda w: w.issue), joined(lambda w: w.latency)
+        cycles = joined(lambda w: w.cycles)
+        self.port = joined(lambda w: w.port).tolist()
+        self.port_cycles = joined(lambda w: w.port_cycles).tolist()
+        self.cycles = cycles.tolist()
+        self.latency = (issue + latency).tolist()
+        self.whole = (issue + latency + np.ceil(cycles).astype(np.int64)).tolist()
+
+
+def _semaphores(threads: Threads) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    tokens = np.concatenate([s.tokens for s in threads.program.streams])
+    own = tokens + _SEMAPHORES * (threads.core[:, None] + 1)
+    numbers = np.where(tokens == TOKEN_NONE, -1, np.where(tokens >= LOCAL_TOKENS, tokens, own))
+    sides: list[list[tuple[int, ...]]] = []
+    for side in (numbers[:, :2], numbers[:, 2:]):
+        # Few different pairs stand in many instructions.
+        pairs, which = np.unique(side[:, 0] << 32 | side[:, 1] + 1, return_inverse=True)
+        known = [(p >> 32, (p & 0xFFFFFFFF) - 1) for p in pairs.tolist()]
+        known = [tuple(t for t in pair if t >= 0) for pair in known]
+        sides.append([known[i] for i in which.tolist()])
+    return sides[0], sides[1]
 
 
 class _Loop:
-    def __init__(self, program: Program, config: NpuConfig, works: Sequence[Work]) -> None:
-        if len(program.streams) > config.cores:
-            raise ValueError(f"{len(program.streams)} streams for the {config.cores} cores of {config.name}")
-        self.program, self.config, self.works = program, config, works
-        cores = range(len(program.streams))
-        self.engines = [s.engines.tolist() for s in program.streams]
-        self.tokens = [
-            [tuple(t if t >= LOCAL_TOKENS else t + 32 * (core + 1) for t in row) for row in s.tokens.tolist()]
-            for core, s in enumerate(program.streams)
-        ]
-        self.issue = [w.issue.tolist() for w in works]
-        self.cycles = [w.cycles.tolist() for w in works]
-        self.port_of = [w.port.tolist() for w in works]
-        self.latency = [w.latency.tolist() for w in works]
-        self.port_cycles = [w.port_cycles.tolist() for w in works]
-        self.banks = [w.banks for w in works]
-        self.threads = [_Thread(core) for core in cores for _ in range(ENGINES)]
-        self.semaphores = [0] * (32 * (len(program.streams) + 1))
-        self.busy_banks = [0] * len(program.streams)
-        self.next = [0] * len(program.streams)
-        self.dispatched = [-1] * len(program.streams)
-        self.ports = [SharedPort(), SharedPort()]
-        self.events: list[tuple[int, int, int]] = []  # time, thread, version of its end
-        # start, end, queue, token, bank, bus
-        self.record = [[[0.0] * len(s) for _ in range(6)] for s in program.streams]
+    """Engines, queues, tokens and banks at one time after the other.
+
+    Lists by instruction or engine are in the numbering of `Threads`. when: the next that happens to an
+    engine: what stands first in its queue arrives, the first burst of its transfer comes, or it ends. stage:
+    how far what stands first in an idle engine's queue has come; since: it is idle, or waits for one cause,
+    from then on.
+    """
+
+    def __init__(self, threads: Threads, config: NpuConfig, works: Sequence[Work]) -> None:
+        self.threads, self.depth, self.costs = threads, config.queue_depth, _Costs(threads, works)
+        cores, count, length = len(works), len(threads.members), len(threads)
+        self.thread_of = threads.thread.tolist()
+        self.arrival = [0] * length
+        self.queues: list[deque[int]] = [deque() for _ in range(count)]
+        self.current = [_NOTHING] * count
+        self.when = [_NEVER] * count
+        self.stage = [_ARRIVES] * count
+        self.joining = [False] * count
+        self.since = [0] * count
+        self.counts = [0] * (_SEMAPHORES * (cores + 1))
+        self.busy = 0
+        self.next = list(threads.first[:-1])
+        self.dispatched = [-1] * cores
+        self.fenced: set[int] = set()  # cores whose dispatcher waits until all engines are idle
+        self.ports = (SharedPort(), SharedPort())
+        self.start, self.end, self.bus = ([0.0] * length for _ in range(3))
+        self.waited = [[0.0] * length for _ in range(3)]  # for the queue, for tokens, for banks
         self.halted = 0
 
-    def run(self) -> Timing:
-        for core in range(len(self.program.streams)):
+    def run(self) -> None:
+        cores = range(len(self.next))
+        for core in cores:
             self._dispatch(core, 0)
-        while self.events:
-            now = self.events[0][0]
-            while self.events and self.events[0][0] == now:
-                _, number, version = heappop(self.events)
-                thread = self.threads[number]
-                if version == _JOIN:
-                    self._join_port(number, now)
-                elif thread.running and version == thread.version:
-                    self._end(number, now)
-            for number, thread in enumerate(self.threads):
-                if not thread.running and thread.queue:
-                    self._try(number, now)
-            for core in range(len(self.program.streams)):
+        when = self.when
+        while (now := min(when)) != _NEVER:
+            while now in when:
+                # The first of those to which something happens now, again and again: one may move others.
+                self._happen(when.index(now), now)
+            for core in self._start_all(now):
                 self._dispatch(core, now)
-        for core, stream in enumerate(self.program.streams):
-            if self.next[core] < len(stream):
+        for core in cores:
+            if self.next[core] < self.threads.first[core + 1]:
                 self._deadlock(core)
-        spans = tuple(
-            Spans(s.engines, *(np.array(column) for column in self.record[core]))
-            for core, s in enumerate(self.program.streams)
-        )
-        return Timing(self.halted, spans, tuple(self.works))
+
+    def _happen(self, thread: int, now: int) -> None:
+        number = self.current[thread]
+        self.when[thread] = _NEVER
+        if number == _NOTHING:
+            return
+        costs = self.costs
+        if self.joining[thread]:
+            self.joining[thread] = False
+            port = self.ports[costs.port[number]]
+            port.join(thread, costs.port_cycles[number], costs.cycles[number], now)
+            for other, end in port.ends(now):
+                self.when[other] = end
+            return
+        self.end[number] = now
+        if costs.port[number] != NO_PORT:
+            self.bus[number] = max(0.0, now - self.start[number] - costs.whole[number])
+            port = self.ports[costs.port[number]]
+            port.leave(thread, now)
+            for other, end in port.ends(now):
+                self.when[other] = end
+        self.busy &= ~costs.banks[number]
+        for token in costs.posts[number]:
+            self.counts[token] += 1
+        self.current[thread], self.since[thread] = _NOTHING, now
+
+    def _start_all(self, now: int) -> set[int]:
+        """Starts what stands first in the queues of idle engines, where it, its tokens and its banks are
+        there. Returns the cores whose dispatcher may go on."""
+        counts, current, since, stages = self.counts, self.current, self.since, self.stage
+        cores = set(self.fenced)
+        for thread, queue in enumerate(self.queues):
+            if not queue or current[thread] != _NOTHING:
+                continue
+            number, stage = queue[0], stages[thread]
+            if stage == _ARRIVES:
+                arrival = self.arrival[number]
+                if arrival > now:
+                    self.when[thread] = arrival
+                    continue
+                if arrival > since[thread]:
+                    self.waited[0][number] = arrival - since[thread]
+                    since[thread] = arrival
+                stages[thread] = stage = _TOKENS
+            if stage == _TOKENS:
+                waits = self.costs.waits[number]
+                for token in waits:
+                    if not counts[token]:
+                        break
+                else:
+                    for token in waits:
+                        counts[token] -= 1
+                    self.waited[1][number] = now - since[thread]
+                    since[thread] = now
+                    stages[thread] = stage = _BANKS
+            if stage == _BANKS and not self.busy & self.costs.banks[number]:
+                queue.popleft()
+                self._start(thread, number, now)
+                cores.add(thread // ENGINES)
+        return cores
+
+    def _start(self, thread: int, number: int, now: int) -> None:
+        costs = self.costs
+        self.busy |= costs.banks[number]
+        self.current[thread], self.stage[thread] = number, _ARRIVES
+        self.start[number], self.waited[2][number] = now, now - self.since[thread]
+        if costs.port[number] == NO_PORT:
+            self.when[thread] = now + costs.whole[number]
+        else:
+            self.when[thread], self.joining[thread] = now + costs.latency[number], True
 
     def _dispatch(self, core: int, now: int) -> None:
-        engines, depth = self.engines[core], self.config.queue_depth
-        index, last = self.next[core], self.dispatched[core]
-        while index < len(engines):
-            engine = engines[index]
-            if engine == DISPATCHER:
-                mine = self.threads[core * ENGINES : (core + 1) * ENGINES]
-                if any(t.queue or t.running for t in mine):
+        number, end, last = self.next[core], self.threads.first[core + 1], self.dispatched[core]
+        threads, queues = self.thread_of, self.queues
+        while number < end:
+            thread = threads[number]
+            if thread < 0:
+                if not self._idle(core):
+                    self.fenced.add(core)
                     break
+                self.fenced.discard(core)
                 last = max(last + 1, now)
-                self._mark(core, index, last)
+                self.start[number] = self.end[number] = last
+                self.halted = max(self.halted, last)
             else:
-                number = core * ENGINES + engine
-                queue = self.threads[number].queue
-                if len(queue) >= depth:
+                queue = queues[thread]
+                if len(queue) >= self.depth:
                     break
                 last = max(last + 1, now)
-                if not queue:
-                    heappush(self.events, (last + 1, number, _WAKE))
-                queue.append((index, last + 1))
-            index += 1
-        self.next[core], self.dispatched[core] = index, last
+                if not queue and self.current[thread] == _NOTHING:
+                    self.when[thread] = last + 1
+                self.arrival[number] = last + 1
+                queue.append(number)
+            number += 1
+        self.next[core], self.dispatched[core] = number, last
 
-    def _mark(self, core: int, index: int, now: int) -> None:
-        """A fence or halt."""
-        record = self.record[core]
-        record[0][index] = record[1][index] = float(now)
-        self.halted = max(self.halted, now)
-
-    def _try(self, number: int, now: int) -> None:
-        """Starts what stands first in an idle engine's queue, if it, its tokens and its banks are there."""
-        thread = self.threads[number]
-        core = thread.core
-        index, arrival = thread.queue[0]
-        record = self.record[core]
-        if arrival > now:
-            if arrival != thread.wake:
-                thread.wake = arrival
-                heappush(self.events, (arrival, number, _WAKE))
-            return
-        if not thread.waiting:
-            thread.waiting = True
-            record[2][index] = max(0, arrival - thread.since)
-            thread.since = max(thread.since, arrival)
-        if not thread.holds_tokens:
-            if not self._take_tokens(self.tokens[core][index][:2]):
-                return
-            thread.holds_tokens = True
-            record[3][index] = now - thread.since
-            thread.since = now
-        banks = self.banks[core][index]
-        if self.busy_banks[core] & banks:
-            return
-        self.busy_banks[core] |= banks
-        thread.queue.popleft()
-        thread.current, thread.running, thread.waiting, thread.holds_tokens = index, True, False, False
-        thread.version += 1
-        record[0][index], record[4][index] = now, now - thread.since
-        begin = now + self.issue[core][index]
-        if self.port_of[core][index] == NO_PORT:
-            end = begin + ceil(self.cycles[core][index])
-            heappush(self.events, (end, number, thread.version))
-        else:
-            heappush(self.events, (begin + self.latency[core][index], number, _JOIN))
-
-    def _take_tokens(self, waits: tuple[int, ...]) -> bool:
-        """All or none."""
-        counts = self.semaphores
-        if any(t != TOKEN_NONE and not counts[t] for t in waits):
-            return False
-        for t in waits:
-            if t != TOKEN_NONE:
-                counts[t] -= 1
-        return True
-
-    def _join_port(self, number: int, now: int) -> None:
-        thread = self.threads[number]
-        core, index = thread.core, thread.current
-        port = self.ports[self.port_of[core][index]]
-        port.join(number, self.port_cycles[core][index], self.cycles[core][index], now)
-        self._reschedule(port, now)
-
-    def _reschedule(self, port: SharedPort, now: int) -> None:
-        for number, end in port.ends(now):
-            thread = self.threads[number]
-            thread.version += 1
-            heappush(self.events, (end, number, thread.version))
-
-    def _end(self, number: int, now: int) -> None:
-        thread = self.threads[number]
-        core, index = thread.core, thread.current
-        record = self.record[core]
-        record[1][index] = now
-        port = self.port_of[core][index]
-        if port != NO_PORT:
-            alone = self.issue[core][index] + self.latency[core][index] + ceil(self.cycles[core][index])
-            record[5][index] = max(0.0, now - record[0][index] - alone)
-            self.ports[port].leave(number, now)
-            self._reschedule(self.ports[port], now)
-        self.busy_banks[core] &= ~self.banks[core][index]
-        for token in self.tokens[core][index][2:]:
-            if token != TOKEN_NONE:
-                self.semaphores[token] += 1
-        thread.running, thread.since = False, now
+    def _idle(self, core: int) -> bool:
+        mine = range(core * ENGINES, (core + 1) * ENGINES)
+        return not any(self.queues[t] or self.current[t] != _NOTHING for t in mine)
 
     def _deadlock(self, core: int) -> None:
-        for number in range(core * ENGINES, (core + 1) * ENGINES):
-            queue = self.threads[number].queue
+        for queue in self.queues[core * ENGINES : (core + 1) * ENGINES]:
             if queue:
-                index = queue[0][0]
-                text = instruction_text(self.program.streams[core], index, core)
-                raise StreamError(core, index, text, "waits for ever for a semaphore that nobody posts")
+                raise self.threads.error(queue[0], "waits for ever for a semaphore that nobody posts")

@@ -8,20 +8,22 @@ to one pair of engines, so the n-th wait meets the n-th post.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim.config import NpuConfig
-from sim.conflicts import by_instruction, spaces
+from sim.conflicts import Space, apart, spaces
+from sim.fields import Column
 from sim.footprint import accesses
-from sim.isa import LOCAL_TOKENS, TOKEN_NONE, Fence, Halt, Instruction, Sync
-from sim.order import ENGINES, Clock, threads_of
+from sim.isa import LOCAL_TOKENS, TOKEN_NONE, Engine, Fence, Halt, Instruction, Sync
+from sim.order import Clock
 from sim.stream import Program, Stream
+from sim.threads import ENGINES, Threads
 
-
-@dataclass(slots=True)
-class _Tokens:
-    waits: list[int] = field(default_factory=list[int])
-    posts: list[int] = field(default_factory=list[int])
+_BLOCK = 256  # instructions whose accesses are compared together
+_Lists = list[list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ def insert_tokens(instructions: Sequence[tuple[int, Instruction]], config: NpuCo
     """
     cores = 1 + max((core for core, _ in instructions), default=0)
     lists: list[list[Instruction]] = [[] for _ in range(cores)]
-    position: list[list[int]] = [[] for _ in range(cores)]
+    position: _Lists = [[] for _ in range(cores)]
     for at, (core, instruction) in enumerate(instructions):
         if instruction.waits or instruction.posts:
             raise ValueError(f"{instruction.mnemonic}: tokens are inserted into streams without any")
@@ -53,72 +55,131 @@ def insert_tokens(instructions: Sequence[tuple[int, Instruction]], config: NpuCo
     bare = Program.of(*lists)
     for at in position:
         at.append(len(instructions))
-    tokens = _needed(bare, position, config)
+    threads = Threads.of(bare)
+    waits, posts = _Insertion(threads, np.concatenate(position), config).run()
     streams: list[Stream] = []
     origin: list[tuple[int, ...]] = []
-    for mine, marks, at in zip(lists, tokens, position, strict=True):
-        carried = [_carried(i, t) for i, t in zip([*mine, Halt()], marks, strict=True)]
-        streams.append(Stream.encode(i for group in carried for i in group))
-        comes_from = (n if n < len(instructions) else -1 for n in at)
-        origin.append(tuple(n for n, group in zip(comes_from, carried, strict=True) for _ in group))
+    for core, (stream, at) in enumerate(zip(bare.streams, position, strict=True)):
+        mine = slice(threads.first[core], threads.first[core + 1])
+        carried, source = _carried(stream, waits[mine], posts[mine])
+        streams.append(carried)
+        numbers = np.array([*at[:-1], -1])
+        origin.append(tuple(numbers[source].tolist()))
     return Synchronised(Program(tuple(streams)), tuple(origin))
 
 
-def _needed(program: Program, position: Sequence[Sequence[int]], config: NpuConfig) -> list[list[_Tokens]]:
-    threads = threads_of(program)
-    count = ENGINES * len(program.streams)
-    place, of_thread = _places(threads, count)
-    found = spaces([accesses(s, config, c) for c, s in enumerate(program.streams)], position, threads, place)
-    table = dict(by_instruction(found))
-    tokens = [[_Tokens() for _ in range(len(s))] for s in program.streams]
-    known: list[Clock] = [[0] * count for _ in range(count)]
-    ends: list[list[Clock]] = [[] for _ in range(count)]
-    semaphores = _Semaphores()
-    order = sorted((at, core, i) for core, mine in enumerate(position) for i, at in enumerate(mine))
-    for _, core, index in order:
-        thread = threads[core][index]
-        if thread < 0:
-            _fence(program.streams[core], index, core, known)
-            continue
-        needed: dict[int, int] = {}
-        for space, at in table.get((core, index), ()):
-            for other in space.conflicting(at).tolist():
-                before, number = int(space.thread[other]), int(space.place[other])
-                needed[before] = max(needed.get(before, -1), number)
-        # The latest first: it may know of the others.
-        latest = sorted(needed.items(), key=lambda n: position[n[0] // ENGINES][of_thread[n[0]][n[1]]])
-        for before, number in reversed(latest):
-            if known[thread][before] <= number:
-                token = semaphores.between(before, thread)
-                tokens[core][index].waits.append(token)
-                tokens[before // ENGINES][of_thread[before][number]].posts.append(token)
-                known[thread] = [max(a, b) for a, b in zip(known[thread], ends[before][number], strict=True)]
-        known[thread] = list(known[thread])
-        known[thread][thread] += 1
-        ends[thread].append(known[thread])
-        for space, at in table.get((core, index), ()):
-            space.forget(known, at)
-    return tokens
+class _Insertion:
+    """Walks through all instructions in the order that they were given in.
+
+    written: the place of each instruction in that order. known: of each thread, how many instructions of all
+    threads have ended before whatever it starts from now on.
+    """
+
+    def __init__(self, threads: Threads, written: Column, config: NpuConfig) -> None:
+        self.threads, self.written = threads, written
+        count = len(threads.members)
+        per_core = [accesses(s, config, core) for core, s in enumerate(threads.program.streams)]
+        self.recents = [_Recent(s, written, count) for s in spaces(per_core, threads)]
+        self.known: list[Clock] = [[0] * count for _ in range(count)]
+        self.ends: list[list[Clock]] = [[] for _ in range(count)]
+        self.members = [m.tolist() for m in threads.members]
+        self.semaphores = _Semaphores()
+        self.waits: _Lists = [[] for _ in range(len(threads))]
+        self.posts: _Lists = [[] for _ in range(len(threads))]
+
+    def run(self) -> tuple[_Lists, _Lists]:
+        """Waits and posts of each instruction."""
+        order = np.argsort(self.written, kind="stable")
+        for begin in range(0, len(order), _BLOCK):
+            block = order[begin : begin + _BLOCK]
+            needed = np.full((len(block), len(self.known)), -1)
+            for recent in self.recents:
+                recent.look_up(needed, begin, begin + len(block), self.known)
+            threads = self.threads.thread[block].tolist()
+            for number, thread, before in zip(block.tolist(), threads, needed.tolist(), strict=True):
+                if thread < 0:
+                    self._fence(number)
+                else:
+                    self._wait(number, thread, before)
+        return self.waits, self.posts
+
+    def _wait(self, number: int, thread: int, needed: list[int]) -> None:
+        """needed: of each thread, the place of the last instruction that must have ended; -1: none."""
+        known, members = self.known[thread], self.members
+        late = [t for t, place in enumerate(needed) if place >= known[t] and t != thread]
+        if len(late) > 1:  # the latest first: it may know of the others
+            late.sort(key=lambda t: self.written[members[t][needed[t]]], reverse=True)
+        for before in late:
+            place = needed[before]
+            if known[before] <= place:
+                token = self.semaphores.between(before, thread)
+                self.waits[number].append(token)
+                self.posts[members[before][place]].append(token)
+                known = [a if a > b else b for a, b in zip(known, self.ends[before][place], strict=True)]
+        self.known[thread] = known = list(known)
+        known[thread] += 1
+        self.ends[thread].append(known)
+
+    def _fence(self, number: int) -> None:
+        core, index = self.threads.where(number)
+        if self.threads.program.streams[core].opcodes[index] == Fence.opcode:
+            mine = range(core * ENGINES, (core + 1) * ENGINES)
+            joined = [max(column) for column in zip(*(self.known[t] for t in mine), strict=True)]
+            for t in mine:
+                self.known[t] = list(joined)
 
 
-def _places(threads: Sequence[Sequence[int]], count: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Number of each instruction within its thread, and the indices of each thread's instructions."""
-    place = [[0] * len(mine) for mine in threads]
-    of_thread: list[list[int]] = [[] for _ in range(count)]
-    for core, mine in enumerate(threads):
-        for index, thread in enumerate(mine):
-            if thread >= 0:
-                place[core][index] = len(of_thread[thread])
-                of_thread[thread].append(index)
-    return place, of_thread
+class _Recent:
+    """Accesses to one memory that not everybody who comes there knows to have ended."""
 
+    def __init__(self, space: Space, written: Column, count: int) -> None:
+        at = written[space.number]
+        order = np.argsort(at, kind="stable")
+        self.space, self.at = space.at(order), at[order]
+        self.visitors = np.unique(space.thread)
+        self.count = count
+        self.rows = np.zeros(0, np.int64)
 
-def _fence(stream: Stream, index: int, core: int, known: list[Clock]) -> None:
-    if stream.opcodes[index] == Fence.opcode:
-        mine = range(core * ENGINES, (core + 1) * ENGINES)
-        joined = [max(column) for column in zip(*(known[t] for t in mine), strict=True)]
-        for t in mine:
-            known[t] = list(joined)
+    def look_up(self, needed: NDArray[np.int64], begin: int, end: int, known: Sequence[Clock]) -> None:
+        """For instructions begin..end of the given order, raises `needed` [instruction, thread] to the place
+        of the last instruction of each thread that conflicts with it and stands before it."""
+        first, last = np.searchsorted(self.at, (begin, end))
+        if first == last:
+            return
+        space = self.space
+        self._forget(known)
+        mine = np.arange(first, last)
+        rows = np.concatenate([self.rows, mine])
+        self.rows = rows = rows[np.argsort(space.thread[rows], kind="stable")]
+        hit = self._conflicts(mine, rows)
+        places = np.where(hit, space.place[rows], -1)
+        present, starts = np.unique(space.thread[rows], return_index=True)
+        latest = np.full((len(mine), self.count), -1)
+        latest[:, present] = np.maximum.reduceat(places, starts, axis=1)
+        np.maximum.at(needed, self.at[mine] - begin, latest)
+
+    def _conflicts(self, mine: Column, rows: Column) -> NDArray[np.bool_]:
+        """[mine, rows]: whether a row comes before and has a common byte that one of them writes."""
+        space, at = self.space, self.at
+        hit = (
+            (space.begin[rows] < space.end[mine, None])
+            & (space.end[rows] > space.begin[mine, None])
+            & (space.write[rows] | space.write[mine, None])
+            & (at[rows] < at[mine, None])
+        )
+        if space.pitch.any():
+            i, j = np.nonzero(hit)
+            hit[i, j] = ~apart(space, rows[j], space, mine[i])
+        return hit
+
+    def _forget(self, known: Sequence[Clock]) -> None:
+        """Drops what all other threads that come here know."""
+        if self.rows.size:
+            table = np.array(known)[self.visitors]
+            # A thread knows of itself by its own order.
+            table[np.arange(len(self.visitors)), self.visitors] = np.iinfo(np.int64).max
+            ended = table.min(axis=0)[self.space.thread[self.rows]]
+            self.rows = self.rows[self.space.place[self.rows] >= ended]
 
 
 class _Semaphores:
@@ -139,12 +200,22 @@ class _Semaphores:
         return number
 
 
-def _carried(instruction: Instruction, tokens: _Tokens) -> list[Instruction]:
-    """The instruction with its tokens; what is beyond two waits and posts stands before and behind it."""
-    engine = instruction.runs_on
-    if engine is None:
-        return [instruction]
-    waits, posts = tokens.waits, tokens.posts
-    before = [Sync(engine=engine, waits=tuple(waits[i : i + 2])) for i in range(2, len(waits), 2)]
-    behind = [Sync(engine=engine, posts=tuple(posts[i : i + 2])) for i in range(2, len(posts), 2)]
-    return [*before, replace(instruction, waits=tuple(waits[:2]), posts=tuple(posts[:2])), *behind]
+def _carried(stream: Stream, waits: _Lists, posts: _Lists) -> tuple[Stream, Column]:
+    """The stream with its tokens, and of each instruction the index that it comes from; what is beyond two
+    waits and posts stands before and behind the instruction."""
+    source: list[int] = []
+    tokens: list[tuple[int, ...]] = []
+    carriers: list[int] = []
+    none = (TOKEN_NONE, TOKEN_NONE)
+    for index, (taken, given) in enumerate(zip(waits, posts, strict=True)):
+        before = [(*(*taken[i:], *none)[:2], *none) for i in range(2, len(taken), 2)]
+        behind = [(*none, *(*given[i:], *none)[:2]) for i in range(2, len(given), 2)]
+        carriers += range(len(source), len(source) + len(before))
+        source += [index] * (len(before) + 1 + len(behind))
+        carriers += range(len(source) - len(behind), len(source))
+        tokens += [*before, (*(*taken, *none)[:2], *(*given, *none)[:2]), *behind]
+    at = np.array(source)
+    words = stream.words[at]
+    syncs = [Sync(engine=Engine(e)) for e in stream.engines[at[carriers]].tolist()]
+    words[carriers] = Stream.encode(syncs).words
+    return Stream(words).with_tokens(np.array(tokens)), at

@@ -49,6 +49,19 @@ class NpuTarget:
             raise BitloomError(f'target "{self.name}" has no variants', "leave out --variants")
         return self
 
+    def cycles(self, graph: Graph) -> Mapping[str, float]:
+        """Of each layer, as `compiler.driver.CountsCycles` says."""
+        from compiler.driver import no_progress
+        from targets.streams.model import model_of, node_of
+        from targets.streams.running import time_model
+
+        timing = time_model(model_of(self.build(graph, no_progress).program, "timed"))
+        found: dict[str, float] = {}
+        for layer in timing.layers:
+            name = node_of(graph, layer.value).location.names[0]
+            found[name] = found.get(name, 0.0) + layer.cycles
+        return found
+
     def build(self, graph: Graph, progress: Progress) -> NpuBuild:
         from targets.streams.lowering import lower_to_streams
 

@@ -24,6 +24,8 @@ from compiler.quantize.calibration_run import read_calibration
 from compiler.quantize.layers import Layer, check_layer_names, contraction_layers, rounded_weights
 from compiler.quantize.quantize_graph import WeightWidths, weight_bytes
 from compiler.quantize.sensitivity import measure_sensitivity, spread_samples, watched_values
+from compiler.quantize.width_choice import CountsCycles
+from targets import target_named
 
 LETTERS = Path(__file__).parent.parent / "examples" / "letters"
 I8, I4, I2, B1 = WIDTHS
@@ -38,6 +40,9 @@ I8, I4, I2, B1 = WIDTHS
         ("size<=12.5 %", 1_250),
         ("size<=512B", 512),
         ("size<=2MiB", 2_097_152),
+        ("cycles<=60%", 6_000),
+        ("cycles<=1500", 1_500),
+        ("cycles<=1.5M", 1_500_000),
     ],
 )
 def test_budgets_are_read(text: str, limit: float) -> None:
@@ -50,7 +55,8 @@ def test_budgets_are_read(text: str, limit: float) -> None:
     ("text", "message"),
     [
         ("size<1MB", r'cannot read the budget "size<1MB"\nhint: write it as size<=800KiB or size<=60%'),
-        ("latency<=3B", r'unknown measure "latency"\nhint: known: size'),
+        ("latency<=3B", r'unknown measure "latency"\nhint: known: size, cycles'),
+        ("cycles<=3kB", r'unknown unit "kB"\nhint: known: %, none, k, M'),
         ("size<=3", r'unknown unit ""\nhint: known: %, B, kB'),
         ("size<=3ms", r'unknown unit "ms"'),
         ("size<=-3MB", "cannot read"),
@@ -221,3 +227,38 @@ def test_the_quantized_graph_meets_the_budget(text: str) -> None:
             assert node.inputs[1].type.element is widths[node.location.names[0]]
     assert all(isinstance(row["chosen"], str) for row in choice.as_dict()["layers"])
     assert ElementType(choice.as_dict()["layers"][0]["chosen"]) in WIDTHS
+
+
+@pytest.mark.parametrize("text", ["cycles<=100%", "cycles<=75%"])
+def test_the_network_itself_keeps_to_its_cycles(text: str) -> None:
+    """Layers overlap, so that the sum of their cycles alone would prove nothing."""
+    imported = import_float(LETTERS / "letters.onnx")
+    samples = read_calibration(LETTERS / "calibration.npz", imported.graph)[:4]
+    clock = target_named("npu/npu-128")
+    assert isinstance(clock, CountsCycles)
+    options = QuantizeOptions(weights=WeightWidths(I8, {"classify": I8}), budget=Budget.parse(text))
+    compilation = quantize_imported(imported, samples, options, clock=clock)
+    choice = compilation.bit_widths
+    assert choice is not None and str(choice.budget) == text
+    assert sum(clock.cycles(compilation.graph).values()) == choice.cost <= choice.limit
+    widths = {row.layer: row.chosen.element for row in choice.layers}
+    assert widths["classify"] is I8
+    assert (set(widths.values()) == {I8}) == (text == "cycles<=100%")
+
+
+def test_a_target_without_a_clock_takes_no_budget_of_cycles() -> None:
+    imported = import_float(LETTERS / "letters.onnx")
+    samples = read_calibration(LETTERS / "calibration.npz", imported.graph)[:1]
+    options = QuantizeOptions(budget=Budget.parse("cycles<=75%"))
+    with pytest.raises(BitloomError, match=r"does not count cycles\nhint: targets npu"):
+        quantize_imported(imported, samples, options)
+
+
+def test_cycles_out_of_reach_are_refused() -> None:
+    imported = import_float(LETTERS / "letters.onnx")
+    samples = read_calibration(LETTERS / "calibration.npz", imported.graph)[:1]
+    clock = target_named("npu/npu-128")
+    assert isinstance(clock, CountsCycles)
+    options = QuantizeOptions(budget=Budget.parse("cycles<=5%"))
+    with pytest.raises(BitloomError, match=r"the smallest cycles within reach is [\d,]+ cycles, allowed are"):
+        quantize_imported(imported, samples, options, clock=clock)

@@ -174,6 +174,7 @@ def test_unknown_target_lists_the_known(work: Path) -> None:
         (("--observer-option", "depth"), '--observer-option wants NAME=VALUE, not "depth"'),
         (("--layer-weights", "fc=int3"), 'unknown type of weights "int3"'),
         (("--layer-weights", "fd=int4"), 'no layer with weights is called "fd"\nhint: 1 layers have'),
+        (("--weight-scales", "row"), 'unknown scales of weights "row"\nhint: known: channel, tensor'),
         (("--budget", "speed<=1"), 'budget "speed<=1": unknown measure "speed"'),
         (("--shape", "x=1,four"), '--shape x: "1,four" is not a list of integers'),
         (("--shape", "x=1,5"), "the model fixes axis 1 of x [1,4] to 4, but the given shape is [1,5]"),

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bitloom
@@ -88,6 +89,24 @@ def test_mixed_widths_are_exact_layer_by_layer(tmp_path: Path) -> None:
         assert element is WEIGHTS[MIXED.get(layer, "int4")], layer
     bits = {r["names"][0]: r["weight_bits"] for r in artifact.manifest["layers"] if r["weight_bits"]}
     assert (bits["stem.conv"], bits["block1.pointwise.conv"], bits["block5.pointwise.conv"]) == (8, 4, 2)
+
+
+def test_one_scale_for_each_layer_is_exact_layer_by_layer(tmp_path: Path) -> None:
+    artifact = bitloom.compile(
+        LETTERS / "letters.onnx",
+        calibration=LETTERS / "calibration.npz",
+        weight_scales="tensor",
+        output=tmp_path / "out",
+    )
+    found = bitloom.verify(artifact.path, samples=2)
+    assert found.difference is None, str(found.difference)
+    contractions = [n for n in read_graph(artifact.path).nodes if isinstance(n.op, Conv2D | Dense)]
+    for node in contractions:
+        for value in node.inputs[1:]:
+            q = value.type.codes.quantization
+            assert q.axis is None and len(q.scales) == 1
+        weight = node.inputs[1].constant
+        assert weight is not None and np.abs(weight).max() == 127
 
 
 @pytest.mark.parametrize("activations", [ElementType.I8, ElementType.I16])

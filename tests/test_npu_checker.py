@@ -227,7 +227,7 @@ def test_columns_of_one_image_do_not_meet() -> None:
 
     check(program(16), CONFIG)
     with pytest.raises(
-        StreamError, match=r"writes bytes 0\.\.207 of SRAM while .* may be reading bytes 15\.\.222"
+        StreamError, match=r"reads bytes 15\.\.222 of SRAM while .* may be writing bytes 0\.\.207"
     ):
         check(program(15), CONFIG)
 

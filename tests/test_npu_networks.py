@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -16,32 +14,12 @@ from compiler.numerics.element import ElementType
 from compiler.numerics.quantization import Quantization, QuantizedType
 from compiler.ops.contraction import bias_type
 from compiler.ops.convolution import Conv2D
-from sim.config import NpuConfig, load_config, preset_names
-from tests.npu_networks import check_exact, check_roofline
+from sim.config import NpuConfig
+from tests.npu_networks import check_exact, check_roofline, configurations
 from tests.random_graphs import quantized_graphs, random_arrays
 
 ANY = settings(deadline=None, suppress_health_check=list(HealthCheck))
 I8, I16, I32 = ElementType.I8, ElementType.I16, ElementType.I32
-
-
-@st.composite
-def configurations(draw: st.DrawFn) -> NpuConfig:
-    """A preset, or one of its likes with other memories, cores and ports."""
-    config = load_config(draw(st.sampled_from(preset_names())))
-    if draw(st.booleans()):
-        return config
-    banks, weight_banks = draw(st.sampled_from([2, 3, 4, 8])), draw(st.sampled_from([2, 4, 8]))
-    pads = replace(
-        config.scratchpad,
-        activation_banks=banks,
-        activation_bytes=banks * draw(st.sampled_from([256, 1000, 4096])),
-        weight_banks=weight_banks,
-        weight_bytes=weight_banks * draw(st.sampled_from([256, 600, 2048])),
-        accumulator_words=draw(st.sampled_from([256, 1000, 4096])),
-        parameter_banks=draw(st.sampled_from([1, 2])),
-    )
-    sram = replace(config.sram, size_bytes=draw(st.sampled_from([1024, 1 << 20])))
-    return replace(config, name="drawn", scratchpad=pads, sram=sram, cores=draw(st.integers(1, 3)))
 
 
 def _channel_type(element: ElementType, scales: list[float]) -> QuantizedType:

@@ -63,11 +63,17 @@ def compile_command(
         list[str] | None,
         typer.Option(metavar="NODE=TYPE", help="Weights of one layer, by its ONNX node; repeatable."),
     ] = None,
+    weight_scales: Annotated[
+        str,
+        typer.Option(
+            metavar="WHOSE", help="channel or tensor: one scale for each output channel or for each layer."
+        ),
+    ] = "channel",
     budget: Annotated[
         str | None,
         typer.Option(
             metavar="LIMIT",
-            help='"size<=800KiB" or "size<=60%": narrower weights in the layers where it hurts least.',
+            help='"size<=800KiB", "size<=60%" or (npu) "cycles<=80%": narrower weights where it hurts least.',
         ),
     ] = None,
     observer: Annotated[
@@ -110,6 +116,7 @@ def compile_command(
             observer=observer,
             observer_options=observer_options,
             layer_weights=layers,
+            weight_scales=weight_scales,
             budget=budget,
             cache=cache,
             progress=progress,

@@ -68,10 +68,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedOperand:
-    """A node's input while it is being quantized: its quantized type, or its float constant."""
+    """A node's input while it is being quantized: its quantized type, or its float constant. by_channel:
+    constant weights may have a scale for each output channel; else they have one."""
 
     type: TensorType
     constant: Array | None = None
+    by_channel: bool = True
 
 
 class Op(ABC):
@@ -142,6 +144,15 @@ class Op(ABC):
         of full rank alike; None where the operator does not commute with permutations of its axes."""
         del permutation
         return self if self.may_run_in_place else None
+
+    def of_channels(self, x: TensorType, count: int) -> Op | None:
+        """The operator for an input like x with `count` channels (extent of the last axis).
+
+        None where it is not, for its only activation x, a function that makes each channel of its one result
+        of the same channel of x, and whose codes never fall where those of x rise.
+        """
+        del x, count
+        return None
 
     def takes_strides(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
         """Whether the kernel can read or write an operand of `shape` that lies with these strides inside

@@ -103,20 +103,21 @@ def quantize_weights(
     element: ElementType,
     rounding: float = 0.5,
 ) -> QuantizedWeights:
-    """Per-channel symmetric weights and an int32 bias. Where a channel's worst-case accumulator could
-    leave int32, its scale is raised just enough: it loses precision, never correctness.
+    """Symmetric weights and an int32 bias. Where a channel's worst-case accumulator could leave int32, its
+    scale is raised just enough: it loses precision, never correctness.
 
     rounding: added to the bias before its floor is taken.
     """
     assert weight.constant is not None
     real = np.asarray(weight.constant, np.float64)
     real_bias = np.zeros(real.shape[0]) if bias is None or bias.constant is None else bias.constant
-    scales = np.array(symmetric_scales(real, 0, element).scales, np.float64)
+    axis = 0 if weight.by_channel else None
+    scales = np.array(symmetric_scales(real, axis, element).scales, np.float64)
     # A bias may take at most half of the accumulator's range.
     floor = np.abs(np.asarray(real_bias, np.float64)) / (x.codes.scale * (1 << 30))
-    scales = np.maximum(scales, floor)
+    scales = np.maximum(scales, floor if weight.by_channel else floor.max(initial=0))
     for _ in range(16):
-        quantization = Quantization(tuple(float(np.float32(s)) for s in scales), 0, 0)
+        quantization = Quantization(tuple(float(np.float32(s)) for s in scales), 0, axis)
         weight_type = TensorType(real.shape, element, quantization)
         codes = quantize_array(real, weight_type.codes)
         b_type = bias_type(x, weight_type)
@@ -124,7 +125,8 @@ def quantize_weights(
         worst = worst_accumulators(x, codes, b_codes)
         if np.all(worst <= INT32_LIMIT):
             return QuantizedWeights(weight_type, codes, b_type, b_codes.astype(np.int32))
-        scales = scales * np.maximum(1.0, worst / INT32_LIMIT * 1.001)
+        excess = np.maximum(1.0, worst / INT32_LIMIT * 1.001)
+        scales = scales * (excess if weight.by_channel else excess.max())
     raise ValueError("no weight scale keeps the accumulator in int32")
 
 

@@ -130,6 +130,9 @@ class Requantize(Op):
     def permuted(self, permutation: tuple[int, ...]) -> Op | None:
         return None if _gives_bits(self.to) else self
 
+    def of_channels(self, x: TensorType, count: int) -> Op | None:
+        return None if _gives_bits(self.to) else self
+
     def takes_strides(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
         return not _gives_bits(self.to) or strides[-1] == 1
 

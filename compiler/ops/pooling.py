@@ -57,6 +57,9 @@ class MaxPool2D(Op):
         (x,) = inputs
         return (x.with_shape(_pooled(x, self.window)),)
 
+    def of_channels(self, x: TensorType, count: int) -> Op | None:
+        return self
+
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (self._largest(arrays[0], -np.inf),)
 
@@ -109,6 +112,9 @@ class AveragePool2D(Op):
         """Elements that each window's mean is over, [OH, OW], or [1, 1] where it is the same everywhere."""
         counts = _elements(x, self.window, self.counted)
         return counts[:1, :1] if np.all(counts == counts[0, 0]) else counts
+
+    def of_channels(self, x: TensorType, count: int) -> Op | None:
+        return self
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         padded = _padded(arrays[0], self.pads, 0)

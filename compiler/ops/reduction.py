@@ -57,6 +57,9 @@ class Mean(Op):
     def permuted(self, permutation: tuple[int, ...]) -> Op | None:
         return replace(self, axes=tuple(sorted(permutation[a] for a in self.axes)))
 
+    def of_channels(self, x: TensorType, count: int) -> Op | None:
+        return None if x.rank - 1 in self.axes else self
+
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         result = arrays[0].mean(axis=self.axes, keepdims=True) * arrays[0].dtype.type(self.factor)
         return (result if self.clamp is None else np.clip(result, *self.clamp),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -43,6 +43,11 @@ class Reshape(Op):
 
     def takes_bits(self, inputs: Sequence[QuantizedOperand], weights: ElementType) -> bool:
         return self._keeps_bytes(inputs[0].type.shape)
+
+    def of_channels(self, x: TensorType, count: int) -> Op | None:
+        if not self.shape or self.shape[-1] != x.shape[-1]:
+            return None
+        return replace(self, shape=(*self.shape[:-1], count))
 
     def float_reference(self, inputs: Types, arrays: Arrays) -> tuple[Array, ...]:
         return (arrays[0].reshape(self.shape),)

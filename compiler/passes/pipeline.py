@@ -8,6 +8,7 @@ from compiler.passes.fold_batch_norm import FoldBatchNorm
 from compiler.passes.fold_constants import FoldConstants
 from compiler.passes.fuse_activation import FuseActivation
 from compiler.passes.layout import SinkTransposes
+from compiler.passes.prune_channels import PruneChannels
 from compiler.passes.requantize import CancelEdges, FuseRequantize
 
 # On the float graph, before calibration: what calibration sees is what will be computed.
@@ -27,5 +28,6 @@ INTEGER_PASSES: tuple[Pass, ...] = (
     RemoveDeadCode(),  # what has no use must not keep fusion from its producer
     FuseRequantize(),  # after CancelEdges, which makes requantizes
     SinkTransposes(),  # at the graph's edges, on codes of one byte instead of floats of four
-    RemoveDeadCode(),  # float values whose codes are used instead
+    PruneChannels(),  # what is left is what runs: after fusion has fixed the codes of every result
+    RemoveDeadCode(),  # float values whose codes are used instead, constants of pruned layers
 )

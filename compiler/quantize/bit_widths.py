@@ -16,14 +16,14 @@ import numpy as np
 
 from compiler.ir.diagnostics import BitloomError
 from compiler.numerics.element import ElementType
-from compiler.quantize.budget import Budget
+from compiler.quantize.budget import Budget, Metric
 from compiler.quantize.layers import Layer
 from compiler.quantize.quantize_graph import WeightWidths
 from compiler.quantize.sensitivity import Sensitivity
 
 WIDTHS = (ElementType.I8, ElementType.I4, ElementType.I2, ElementType.B1)
 
-# What a layer costs with weights of an element type: bytes, or later a target's cycles.
+# What a layer costs with weights of an element type: bytes, or a target's cycles.
 Cost = Callable[[Layer, ElementType], float]
 
 
@@ -62,7 +62,7 @@ class BitWidthChoice:
     def widths(self, asked: WeightWidths) -> WeightWidths:
         """For `quantize_graph`. asked: what holds for weights that are no layer of the table."""
         chosen = {row.layer: row.chosen.element for row in self.layers}
-        return WeightWidths(asked.default, {**asked.layers, **chosen})
+        return WeightWidths(asked.default, {**asked.layers, **chosen}, asked.by_channel)
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -115,8 +115,8 @@ def choose_bit_widths(
     if least > limit:
         raise BitloomError(
             f"no choice of weight widths meets {budget}: the smallest {budget.metric.value} within reach is "
-            f"{least:,.0f} bytes, allowed are {limit:,.0f}",
-            f"allow more: {budget.metric.value}<={least:.0f}B",
+            f"{budget.cost_text(least)}, allowed are {limit:,.0f}",
+            f"allow more: {budget.metric.value}<={least:.0f}{'B' if budget.metric is Metric.SIZE else ''}",
         )
     chosen = _solve(list(tables.values()), limit - base)
     rows = tuple(

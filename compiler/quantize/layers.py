@@ -25,10 +25,6 @@ class Layer:
     name: str
     nodes: tuple[Node, ...]
 
-    def weight_bytes(self, element: ElementType) -> int:
-        """Packed bytes of the weights in codes of `element`."""
-        return sum(node.inputs[WEIGHT].type.count * element.bits + 7 >> 3 for node in self.nodes)
-
 
 def contraction_layers(graph: Graph) -> list[Layer]:
     """Convolutions and dense layers by constant weights, in the order of the graph."""

@@ -21,10 +21,12 @@ from compiler.passes.base import Notes
 
 @dataclass(frozen=True, slots=True)
 class WeightWidths:
-    """Element types of weights: one for all, and exceptions by the name of an ONNX node."""
+    """Element types of weights: one for all, and exceptions by the name of an ONNX node. by_channel: each
+    output channel has a scale of its own; else a layer has one."""
 
     default: ElementType = ElementType.I8
     layers: Mapping[str, ElementType] = field(default_factory=dict[str, ElementType])
+    by_channel: bool = True
 
     def of(self, location: Location) -> ElementType:
         return next((self.layers[n] for n in location.names if n in self.layers), self.default)
@@ -68,7 +70,7 @@ class _Quantizer:
 
     def _node(self, node: Node) -> None:
         weights = self.weights.of(node.location)
-        operands = quantized_operands(node, self.types, weights)
+        operands = quantized_operands(node, self.types, weights, self.weights.by_channel)
         to = [self.types[v] for v in node.outputs]
         verdict = node.op.quantize(operands, to, weights)
         if isinstance(verdict, Refusal):
@@ -141,11 +143,11 @@ class _Quantizer:
 
 
 def quantized_operands(
-    node: Node, types: Mapping[Value, QuantizedType], weights: ElementType
+    node: Node, types: Mapping[Value, QuantizedType], weights: ElementType, by_channel: bool = True
 ) -> list[QuantizedOperand]:
     """What `Op.quantize` gets. Activations of b1 are widened to i8 where the operator cannot read bits."""
     operands = [
-        QuantizedOperand(v.type, v.constant)
+        QuantizedOperand(v.type, v.constant, by_channel)
         if v.constant is not None
         else QuantizedOperand(quantized(v.type.shape, types[v]))
         for v in node.inputs

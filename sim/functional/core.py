@@ -44,13 +44,13 @@ def _filled(name: str, size: int, contents: Array | None) -> Bytes:
 
 @dataclass(slots=True)
 class Core:
-    """Memories and registers of one core."""
+    """Memories and registers (of each kind, one for each engine) of one core."""
 
     config: NpuConfig
     local: dict[Memory, Bytes]
     accumulators: Words
-    registers: dict[tuple[type[Instruction], Engine], Instruction] = field(
-        default_factory=dict[tuple[type[Instruction], Engine], Instruction]
+    registers: dict[type[Instruction], list[Instruction | None]] = field(
+        default_factory=dict[type[Instruction], list[Instruction | None]]
     )
 
     @classmethod
@@ -63,11 +63,11 @@ class Core:
             Memory.TABLE: pads.table_bytes,
         }
         local = {
-            m: Bytes(f"the {m.name.lower()} memory", np.zeros(n, np.uint8), np.zeros(n, bool))
+            m: Bytes(f"the {m.name.lower()} memory", np.zeros(n, np.uint8), bytearray(n))
             for m, n in sizes.items()
         }
         words = pads.accumulator_words
-        return cls(config, local, Words(np.zeros(words, np.int32), np.zeros(words, bool)))
+        return cls(config, local, Words(np.zeros(words, np.int32), bytearray(words)))
 
     @property
     def activation(self) -> Bytes:
@@ -76,11 +76,12 @@ class Core:
     def set(self, register: Instruction) -> None:
         engine = register.runs_on
         assert engine is not None
-        self.registers[type(register), engine] = register
+        self.registers.setdefault(type(register), [None] * len(Engine))[engine] = register
 
     def get(self, cls: type[_I], engine: Engine) -> _I:
         """The register of an engine; errors: CoreError where nobody has set it."""
-        register = self.registers.get((cls, engine))
+        held = self.registers.get(cls)
+        register = None if held is None else held[engine]
         if register is None:
             raise CoreError(f"comes before any {cls.mnemonic} of {engine.name}")
         assert isinstance(register, cls)

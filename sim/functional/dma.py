@@ -9,7 +9,7 @@ from sim.functional.core import Core, External
 from sim.functional.memory import CoreError
 from sim.isa import Engine, Fill, Inflate, Load, LocalStrides, Memory, Store, Strides
 
-Shape = tuple[int, int, int, int]
+Shape = tuple[int, ...]
 
 
 def load(core: Core, external: External, i: Load) -> None:
@@ -44,9 +44,12 @@ def inflate_weights(core: Core, external: External, i: Inflate) -> None:
 
 
 def _local(core: Core, engine: Engine, i: Load | Store | Fill) -> tuple[Shape, Shape]:
-    """Shape and byte strides inside the core: planes, rows, elements, bytes of an element."""
+    """Shape and byte strides inside the core: planes, rows, elements, bytes of an element; or planes, rows,
+    bytes where elements lie one behind the other."""
     inside = core.get(LocalStrides, engine)
     if i.row_bytes % inside.element_bytes:
         raise CoreError(f"row_bytes = {i.row_bytes} is no multiple of element_bytes = {inside.element_bytes}")
+    if inside.element == inside.element_bytes:
+        return (i.planes, i.rows, i.row_bytes), (inside.plane, inside.row, 1)
     shape = (i.planes, i.rows, i.row_bytes // inside.element_bytes, inside.element_bytes)
     return shape, (inside.plane, inside.row, inside.element, 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from sim.assembly import text_of
 from sim.functional import dma, mac, vec
@@ -34,6 +35,8 @@ from sim.isa import (
 )
 from sim.stream import StreamError
 
+_Meaning = Callable[[Core, External, Any], None]
+
 
 def execute(
     cores: Sequence[Core],
@@ -55,32 +58,34 @@ def execute(
 
 def step(core: Core, external: External, instruction: Instruction) -> None:
     """One instruction. Errors: CoreError."""
-    match instruction:
-        case Strides() | LocalStrides() | Window() | Operands() | Output() | Inputs() | Factors():
-            core.set(instruction)
-        case Load():
-            dma.load(core, external, instruction)
-        case Store():
-            dma.store(core, external, instruction)
-        case Fill():
-            dma.fill(core, instruction)
-        case Inflate():
-            dma.inflate_weights(core, external, instruction)
-        case Gemm():
-            mac.gemm(core, instruction)
-        case Depthwise():
-            mac.depthwise(core, instruction)
-        case Requantize():
-            vec.requantize(core, instruction)
-        case Elementwise():
-            vec.elementwise(core, instruction)
-        case Pool():
-            vec.pool(core, instruction)
-        case Lookup():
-            vec.lookup(core, instruction)
-        case Softmax():
-            vec.softmax(core, instruction)
-        case Halt() | Fence() | Sync():
-            pass
-        case _:
-            raise TypeError(f"no meaning of {instruction.mnemonic}")
+    _MEANINGS[type(instruction)](core, external, instruction)
+
+
+def _set(core: Core, _external: External, instruction: Instruction) -> None:
+    core.set(instruction)
+
+
+def _nothing(_core: Core, _external: External, _instruction: Instruction) -> None:
+    pass
+
+
+def _inside(meaning: Callable[[Core, Any], None]) -> _Meaning:
+    """Of an instruction that stays inside of its core."""
+    return lambda core, _external, instruction: meaning(core, instruction)
+
+
+_MEANINGS: dict[type[Instruction], _Meaning] = {
+    **dict.fromkeys((Strides, LocalStrides, Window, Operands, Output, Inputs, Factors), _set),
+    **dict.fromkeys((Halt, Fence, Sync), _nothing),
+    Load: dma.load,
+    Store: dma.store,
+    Fill: _inside(dma.fill),
+    Inflate: dma.inflate_weights,
+    Gemm: _inside(mac.gemm),
+    Depthwise: _inside(mac.depthwise),
+    Requantize: _inside(vec.requantize),
+    Elementwise: _inside(vec.elementwise),
+    Pool: _inside(vec.pool),
+    Lookup: _inside(vec.lookup),
+    Softmax: _inside(vec.softmax),
+}

@@ -36,17 +36,26 @@ _FACTOR_BITS = 30
 def requantize(core: Core, i: Requantize) -> None:
     output = core.get(Output, Engine.VEC)
     entries = 1 if i.per_tensor else i.channels
-    data = core.local[Memory.PARAMETER].read(i.param, (entries * PARAMETER_BYTES,), (1,))
-    bias, multiplier, shift = unpack_parameters(data)
+    parameters = core.local[Memory.PARAMETER]
+    data = parameters.read(i.param, (entries * PARAMETER_BYTES,), (1,))
+    bias, multiplier, shift = parameters.derive(i.param, data, requantize, _parameters)
     acc = core.accumulators.read(i.acc, i.pixels * i.channels).reshape(i.pixels, i.channels)
-    total = (acc + bias).astype(np.int32)  # wraps, as the accumulators do
+    total = acc + bias  # wraps, as the accumulators do
     if output.out_bits == 32:
         core.activation.write_rows(i.dst, output.stride, total, 32)
         return
-    codes = _clamped(rescale(total, multiplier, shift) + output.zero_point, output)
+    codes = rescale(total, multiplier, shift)
+    codes += output.zero_point
+    codes = _clamped(codes, output)
     if output.lookup:
         codes = _table_entry(core, output.table, codes)
     core.activation.write_rows(i.dst, output.stride, codes, output.out_bits)
+
+
+def _parameters(data: Array) -> tuple[Array, Array, Array]:
+    """Bias as int32, multiplier, shift."""
+    bias, multiplier, shift = unpack_parameters(data)
+    return bias.astype(np.int32), multiplier, shift
 
 
 def _table_entry(core: Core, table: int, codes: Array) -> Array:
@@ -57,7 +66,11 @@ def _table_entry(core: Core, table: int, codes: Array) -> Array:
 
 
 def _clamped(codes: Array, output: Output) -> Array:
-    return codes if output.out_bits == 32 else np.clip(codes, output.low, output.high)
+    """In place."""
+    if output.out_bits != 32:
+        np.maximum(codes, output.low, out=codes)
+        np.minimum(codes, output.high, out=codes)
+    return codes
 
 
 def elementwise(core: Core, i: Elementwise) -> None:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sim.fields import bits, flag
 from sim.isa.base import ENGINE_BITS, Engine, Instruction, Memory
+
+_STRIDED: dict[str, Any] = {
+    "among": (Engine.LOAD, Engine.FETCH, Engine.STORE),
+    "why": "strides belong to LOAD, FETCH and STORE",
+}
+_LOADING: dict[str, Any] = {"among": (Engine.LOAD, Engine.FETCH), "why": "it must be LOAD or FETCH"}
+_LOADED: dict[str, Any] = {
+    "among": (Memory.ACTIVATION, Memory.WEIGHT, Memory.PARAMETER, Memory.TABLE),
+    "why": "LOAD and FETCH write ACTIVATION, WEIGHT, PARAMETER and TABLE",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,12 +25,9 @@ class Strides(Instruction):
 
     opcode: ClassVar[int] = 3
     mnemonic: ClassVar[str] = "strides"
-    engine: Engine = bits(ENGINE_BITS)
+    engine: Engine = bits(ENGINE_BITS, **_STRIDED)
     row: int = bits(32)
     plane: int = bits(32)
-
-    def problem(self) -> str | None:
-        return dma_engine(self.engine)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +40,11 @@ class LocalStrides(Instruction):
 
     opcode: ClassVar[int] = 4
     mnemonic: ClassVar[str] = "local_strides"
-    engine: Engine = bits(ENGINE_BITS)
+    engine: Engine = bits(ENGINE_BITS, **_STRIDED)
     row: int = bits(20)
     plane: int = bits(20)
     element: int = bits(20)
-    element_bytes: int = bits(2, log2=True)
-
-    def problem(self) -> str | None:
-        if self.element_bytes == 8:
-            return "element_bytes is 8, elements have 1, 2 or 4 bytes"
-        return dma_engine(self.engine)
+    element_bytes: int = bits(2, log2=True, among=(1, 2, 4), why="elements have 1, 2 or 4 bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +57,13 @@ class Load(Instruction):
     opcode: ClassVar[int] = 5
     mnemonic: ClassVar[str] = "load"
     dram: bool = flag()
-    engine: Engine = bits(ENGINE_BITS)
+    engine: Engine = bits(ENGINE_BITS, **_LOADING)
     external: int = bits(32)
-    memory: Memory = bits(3)
+    memory: Memory = bits(3, **_LOADED)
     local: int = bits(20)
-    row_bytes: int = bits(16)
-    rows: int = bits(12)
-    planes: int = bits(12)
-
-    def problem(self) -> str | None:
-        return loadable(self.engine, self.memory) or self.positive("row_bytes", "rows", "planes")
+    row_bytes: int = bits(16, positive=True)
+    rows: int = bits(12, positive=True)
+    planes: int = bits(12, positive=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +79,9 @@ class Store(Instruction):
     dram: bool = flag()
     external: int = bits(32)
     local: int = bits(20)
-    row_bytes: int = bits(16)
-    rows: int = bits(12)
-    planes: int = bits(12)
-
-    def problem(self) -> str | None:
-        return self.positive("row_bytes", "rows", "planes")
+    row_bytes: int = bits(16, positive=True)
+    rows: int = bits(12, positive=True)
+    planes: int = bits(12, positive=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +90,13 @@ class Fill(Instruction):
 
     opcode: ClassVar[int] = 7
     mnemonic: ClassVar[str] = "fill"
-    engine: Engine = bits(ENGINE_BITS)
-    memory: Memory = bits(3)
+    engine: Engine = bits(ENGINE_BITS, **_LOADING)
+    memory: Memory = bits(3, **_LOADED)
     local: int = bits(20)
-    row_bytes: int = bits(16)
-    rows: int = bits(12)
-    planes: int = bits(12)
+    row_bytes: int = bits(16, positive=True)
+    rows: int = bits(12, positive=True)
+    planes: int = bits(12, positive=True)
     pattern: int = bits(16)
-
-    def problem(self) -> str | None:
-        return loadable(self.engine, self.memory) or self.positive("row_bytes", "rows", "planes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,26 +106,9 @@ class Inflate(Instruction):
     opcode: ClassVar[int] = 8
     mnemonic: ClassVar[str] = "inflate"
     dram: bool = flag()
-    engine: Engine = bits(ENGINE_BITS)
+    engine: Engine = bits(ENGINE_BITS, **_LOADING)
     external: int = bits(32)
-    memory: Memory = bits(3)
+    memory: Memory = bits(3, **_LOADED)
     local: int = bits(20)
-    raw_bytes: int = bits(20)
-    packed_bytes: int = bits(20)
-
-    def problem(self) -> str | None:
-        return loadable(self.engine, self.memory) or self.positive("raw_bytes", "packed_bytes")
-
-
-def dma_engine(engine: Engine) -> str | None:
-    if engine in (Engine.LOAD, Engine.FETCH, Engine.STORE):
-        return None
-    return f"engine is {engine.name}, strides belong to LOAD, FETCH and STORE"
-
-
-def loadable(engine: Engine, memory: Memory) -> str | None:
-    if engine not in (Engine.LOAD, Engine.FETCH):
-        return f"engine is {engine.name}, it must be LOAD or FETCH"
-    if memory > Memory.TABLE:
-        return f"memory is {memory.name}: LOAD and FETCH write ACTIVATION, WEIGHT, PARAMETER and TABLE"
-    return None
+    raw_bytes: int = bits(20, positive=True)
+    packed_bytes: int = bits(20, positive=True)

@@ -19,23 +19,17 @@ class Window(Instruction):
 
     opcode: ClassVar[int] = 9
     mnemonic: ClassVar[str] = "window"
-    engine: Engine = bits(ENGINE_BITS)
-    kernel_y: int = bits(8)
-    kernel_x: int = bits(8)
-    stride_y: int = bits(5)
-    stride_x: int = bits(5)
-    dilation_y: int = bits(5)
-    dilation_x: int = bits(5)
+    engine: Engine = bits(ENGINE_BITS, among=(Engine.MAC, Engine.VEC), why="windows belong to MAC and VEC")
+    kernel_y: int = bits(8, positive=True)
+    kernel_x: int = bits(8, positive=True)
+    stride_y: int = bits(5, positive=True)
+    stride_x: int = bits(5, positive=True)
+    dilation_y: int = bits(5, positive=True)
+    dilation_x: int = bits(5, positive=True)
     pad_top: int = bits(8)
     pad_left: int = bits(8)
-    height: int = bits(12)
-    width: int = bits(12)
-
-    def problem(self) -> str | None:
-        if self.engine not in (Engine.MAC, Engine.VEC):
-            return f"engine is {self.engine.name}, windows belong to MAC and VEC"
-        extents = ("kernel_y", "kernel_x", "dilation_y", "dilation_x", "stride_y", "stride_x")
-        return self.positive(*extents, "height", "width")
+    height: int = bits(12, positive=True)
+    width: int = bits(12, positive=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,20 +44,13 @@ class Operands(Instruction):
     opcode: ClassVar[int] = 10
     engine_of_opcode: ClassVar[Engine | None] = Engine.MAC
     mnemonic: ClassVar[str] = "operands"
-    act_bits: int = bits(3, log2=True)
-    wgt_bits: int = bits(3, log2=True)
+    act_bits: int = bits(3, log2=True, among=(1, 2, 4, 8, 16), why="activations have 1, 2, 4, 8 or 16")
+    wgt_bits: int = bits(3, log2=True, among=(1, 2, 4, 8), why="weights have 1, 2, 4 or 8")
     act_zero: int = bits(16, signed=True)
     wgt_zero: int = bits(8, signed=True)
-    channels: int = bits(16)
+    channels: int = bits(16, positive=True)
     row_stride: int = bits(20)
     pixel_stride: int = bits(20)
-
-    def problem(self) -> str | None:
-        if self.act_bits > 16:
-            return f"act_bits is {self.act_bits}, activations have 1, 2, 4, 8 or 16"
-        if self.wgt_bits > 8:
-            return f"wgt_bits is {self.wgt_bits}, weights have 1, 2, 4 or 8"
-        return self.positive("channels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +69,9 @@ class Gemm(Instruction):
     act: int = bits(20)
     wgt: int = bits(20)
     acc: int = bits(18)
-    rows: int = bits(12)
-    columns: int = bits(12)
-    outputs: int = bits(12)
-
-    def problem(self) -> str | None:
-        return self.positive("rows", "columns", "outputs")
+    rows: int = bits(12, positive=True)
+    columns: int = bits(12, positive=True)
+    outputs: int = bits(12, positive=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +88,5 @@ class Depthwise(Instruction):
     act: int = bits(20)
     wgt: int = bits(20)
     acc: int = bits(18)
-    rows: int = bits(12)
-    columns: int = bits(12)
-
-    def problem(self) -> str | None:
-        return self.positive("rows", "columns")
+    rows: int = bits(12, positive=True)
+    columns: int = bits(12, positive=True)

@@ -9,6 +9,8 @@ from typing import ClassVar
 from sim.fields import bits, flag
 from sim.isa.base import Engine, Instruction
 
+_WIDTHS = (1, 2, 4, 8, 16, 32)
+
 
 class Binary(IntEnum):
     """Functions of `elementwise`, of codes a and b. With A = a - a_zero and B = b - b_zero of `inputs`,
@@ -55,18 +57,14 @@ class Output(Instruction):
     opcode: ClassVar[int] = 13
     engine_of_opcode: ClassVar[Engine | None] = Engine.VEC
     mnemonic: ClassVar[str] = "output"
+    ascending: ClassVar[tuple[str, str] | None] = ("low", "high")
     lookup: bool = flag()
-    out_bits: int = bits(3, log2=True)
+    out_bits: int = bits(3, log2=True, among=_WIDTHS, why="results have 1, 2, 4, 8, 16 or 32")
     zero_point: int = bits(16, signed=True)
     low: int = bits(16, signed=True)
     high: int = bits(16, signed=True)
     stride: int = bits(20)
     table: int = bits(12)
-
-    def problem(self) -> str | None:
-        if self.out_bits > 32:
-            return f"out_bits is {self.out_bits}, results have 1, 2, 4, 8, 16 or 32"
-        return f"low is {self.low}, above high = {self.high}" if self.low > self.high else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,17 +79,13 @@ class Inputs(Instruction):
     engine_of_opcode: ClassVar[Engine | None] = Engine.VEC
     mnemonic: ClassVar[str] = "inputs"
     b_scalar: bool = flag()
-    a_bits: int = bits(3, log2=True)
-    b_bits: int = bits(3, log2=True)
+    a_bits: int = bits(3, log2=True, among=_WIDTHS, why="the most is 32")
+    b_bits: int = bits(3, log2=True, among=_WIDTHS, why="the most is 32")
     a_zero: int = bits(16, signed=True)
     b_zero: int = bits(16, signed=True)
     a_stride: int = bits(20)
     b_stride: int = bits(20)
     a_image_stride: int = bits(20)
-
-    def problem(self) -> str | None:
-        wide = [n for n in ("a_bits", "b_bits") if getattr(self, n) > 32]
-        return f"{wide[0]} is above 32" if wide else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +100,7 @@ class Factors(Instruction):
     mnemonic: ClassVar[str] = "factors"
     multiplier_a: int = bits(32, signed=True)
     multiplier_b: int = bits(32, signed=True)
-    shift: int = bits(6)
-
-    def problem(self) -> str | None:
-        return "shift is 63, the most is 62" if self.shift > 62 else None
+    shift: int = bits(6, among=range(63), why="the most is 62")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,11 +118,8 @@ class Requantize(Instruction):
     acc: int = bits(18)
     dst: int = bits(20)
     param: int = bits(16)
-    pixels: int = bits(16)
-    channels: int = bits(12)
-
-    def problem(self) -> str | None:
-        return self.positive("pixels", "channels")
+    pixels: int = bits(16, positive=True)
+    channels: int = bits(12, positive=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,11 +136,8 @@ class Elementwise(Instruction):
     a: int = bits(20)
     b: int = bits(20)
     dst: int = bits(20)
-    rows: int = bits(16)
-    count: int = bits(16)
-
-    def problem(self) -> str | None:
-        return self.positive("rows", "count")
+    rows: int = bits(16, positive=True)
+    count: int = bits(16, positive=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,12 +151,9 @@ class Pool(Instruction):
     function: Reduce = bits(1)
     a: int = bits(20)
     dst: int = bits(20)
-    rows: int = bits(12)
-    columns: int = bits(12)
-    channels: int = bits(16)
-
-    def problem(self) -> str | None:
-        return self.positive("rows", "columns", "channels")
+    rows: int = bits(12, positive=True)
+    columns: int = bits(12, positive=True)
+    channels: int = bits(16, positive=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,12 +169,9 @@ class Lookup(Instruction):
     mnemonic: ClassVar[str] = "lookup"
     a: int = bits(20)
     dst: int = bits(20)
-    rows: int = bits(16)
-    count: int = bits(16)
+    rows: int = bits(16, positive=True)
+    count: int = bits(16, positive=True)
     table: int = bits(12)
-
-    def problem(self) -> str | None:
-        return self.positive("rows", "count")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,9 +188,6 @@ class Softmax(Instruction):
     mnemonic: ClassVar[str] = "softmax"
     a: int = bits(20)
     dst: int = bits(20)
-    rows: int = bits(16)
-    count: int = bits(16)
+    rows: int = bits(16, positive=True)
+    count: int = bits(16, positive=True)
     table: int = bits(12)
-
-    def problem(self) -> str | None:
-        return self.positive("rows", "count")

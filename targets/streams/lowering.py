@@ -12,10 +12,13 @@ from compiler.ir.graph import Graph, Value
 from compiler.lowering.memory_plan import Lifetime, MemoryPlan, aligned, plan_memory
 from compiler.lowering.program import KernelCall, kernel_calls
 from compiler.lowering.storage import Place, StorageBuffer, place_values
-from compiler.numerics.element import Array
+from compiler.numerics.element import Array, ElementType
+from schedules.npu_dispatch import in_order_of_start
 from schedules.npu_emit import Address, Emitter
+from schedules.npu_staging import Room, Written, reserved, stage
 from sim.checker import check
 from sim.config import NpuConfig
+from sim.fields import Column
 from sim.stream import Program
 from sim.tokens import insert_tokens
 from targets.streams.layers import Layer, layer_of
@@ -42,11 +45,12 @@ class HostStep:
 
 @dataclass(frozen=True, slots=True)
 class StreamStep:
-    """Consecutive calls as one program. ends: for each core, the end of each call's instructions."""
+    """Consecutive calls as one program. numbers: for each core and instruction, the number of its call; of
+    `Halt`, how many there are."""
 
     planned: tuple[Planned, ...]
     program: Program
-    ends: tuple[tuple[int, ...], ...]
+    numbers: tuple[Column, ...]
 
 
 @dataclass(slots=True)
@@ -78,11 +82,13 @@ def lower_to_streams(
     planned = [_plan(call, config) for call in kernel_calls(graph, places)]
     memory = _place(planned, places, config)
     steps: list[HostStep | StreamStep] = []
+    first = 0
     for group in _segments(planned):
         if group[0].layer is None:
             steps += [HostStep(p) for p in group]
         else:
-            steps.append(_stream(group, config, memory, progress))
+            steps.append(_stream(group, first, config, memory, progress))
+        first += len(group)
     if memory.end > config.dram.size_bytes:
         raise BitloomError(
             f"constants and tensors take {memory.end} bytes of the DRAM of {config.name}, "
@@ -115,13 +121,17 @@ def _segments(planned: Iterable[Planned]) -> list[list[Planned]]:
 
 @dataclass(slots=True)
 class _Memory:
-    """Implements `layers.Memory`."""
+    """Implements `layers.Memory`. constants: the byte of DRAM at which they begin; taken: rows of (begin,
+    end, first and last call) of tensors in SRAM."""
 
     places: Mapping[Value, Place]
     memories: Mapping[StorageBuffer, tuple[str, int]]
     plan: MemoryPlan
     host_bytes: int
     end: int
+    constants: int
+    taken: list[tuple[int, int, int, int]]
+    sram_bytes: int
     _parts: list[Array] = field(default_factory=list[Array])
     _known: dict[bytes, int] = field(default_factory=dict[bytes, int])
 
@@ -142,10 +152,14 @@ class _Memory:
             self.end += padded.size
         return Address(True, self._known[raw])
 
+    def room(self, first: int) -> Room:
+        """What a program that begins with call `first` finds of SRAM, calls counted from there."""
+        rows = ((begin, end, f - first, last - first) for begin, end, f, last in self.taken)
+        return Room(self.sram_bytes, list(rows))
+
     def contents(self) -> Array:
         """Tensors that lie in DRAM come first, as zeros."""
-        tensors = self.end - sum(p.size for p in self._parts)
-        return np.concatenate([np.zeros(tensors, np.uint8), *self._parts])
+        return np.concatenate([np.zeros(self.constants, np.uint8), *self._parts])
 
 
 def _place(planned: list[Planned], places: Mapping[Value, Place], config: NpuConfig) -> _Memory:
@@ -165,39 +179,52 @@ def _place(planned: list[Planned], places: Mapping[Value, Place], config: NpuCon
         first = 0 if buffer.input_port is not None else first
         last = len(planned) if buffer.output_port is not None else last
         spans[buffer] = (first, last, device)
+    # The host keeps an element of one bit in a byte, where libraries pack eight of them into it.
+    bits = {place.buffer for value, place in places.items() if value.type.element is ElementType.B1}
+    sizes = {b: max(1, b.size * (8 if b in bits else 1)) for b in spans}
     inside = [b for b, (_, _, device) in spans.items() if device]
     spilled: list[StorageBuffer] = []
-    while (sram := _planned(inside, spans)).arena_bytes > config.sram.size_bytes:
+    while (sram := _planned(inside, spans, sizes)).arena_bytes > config.sram.size_bytes:
         largest = max(inside, key=lambda b: b.size)
         inside.remove(largest)
         spilled.append(largest)
     host = [b for b, (_, _, device) in spans.items() if not device]
-    dram, mine = _planned(spilled, spans), _planned(host, spans)
+    dram, mine = _planned(spilled, spans, sizes), _planned(host, spans, sizes)
     memories: dict[StorageBuffer, tuple[str, int]] = {}
     for name, buffers, plan in ((SRAM, inside, sram), (DRAM, spilled, dram), (HOST, host, mine)):
         memories |= {b: (name, at) for b, at in zip(buffers, plan.offsets, strict=True)}
-    return _Memory(places, memories, sram, mine.arena_bytes, dram.arena_bytes)
+    taken = [(at, at + sizes[b], *spans[b][:2]) for b, at in zip(inside, sram.offsets, strict=True)]
+    begin = dram.arena_bytes
+    return _Memory(places, memories, sram, mine.arena_bytes, begin, begin, taken, config.sram.size_bytes)
 
 
 def _planned(
-    buffers: list[StorageBuffer], spans: Mapping[StorageBuffer, tuple[int, int, bool]]
+    buffers: list[StorageBuffer],
+    spans: Mapping[StorageBuffer, tuple[int, int, bool]],
+    sizes: Mapping[StorageBuffer, int],
 ) -> MemoryPlan:
-    return plan_memory([Lifetime(max(1, b.size), *spans[b][:2]) for b in buffers])
+    return plan_memory([Lifetime(sizes[b], *spans[b][:2]) for b in buffers])
 
 
 def _stream(
-    group: list[Planned], config: NpuConfig, memory: _Memory, progress: Callable[[int, int], None]
+    group: list[Planned], first: int, config: NpuConfig, memory: _Memory, progress: Callable[[int, int], None]
 ) -> StreamStep:
-    e = Emitter(config)
+    kept_back = reserved(config)
+    stages = all(reason(p.layer.rules, p.call, kept_back) is None for p in group if p.layer is not None)
+    e = Emitter(kept_back if stages else config)
     for number, p in enumerate(group):
         progress(number, len(group))
         assert p.layer is not None
         e.layer = number
         p.layer.emit(e, p.call, memory)
-    found = insert_tokens(e.instructions, config)
+    written = Written(e.instructions, e.layers)
+    tokens = insert_tokens(written.instructions, config)
+    found = in_order_of_start(tokens, config)
+    staged = stage(written, tokens, config, memory.room(first), memory.constants) if stages else None
+    if staged is not None:
+        other = in_order_of_start(insert_tokens(staged.instructions, config), config)
+        if other.cycles < found.cycles:
+            found, written = other, staged
     check(found.program, config)
-    ends: list[tuple[int, ...]] = []
-    for origin in found.origin:
-        layers = np.array([e.layers[i] for i in origin if i >= 0], np.int64)
-        ends.append(tuple(int(n) for n in np.searchsorted(layers, range(1, len(group) + 1))))
-    return StreamStep(tuple(group), found.program, tuple(ends))
+    layers = np.array([*written.layers, len(group)], np.int64)  # origin -1, of `Halt`, takes the last
+    return StreamStep(tuple(group), found.program, tuple(layers[list(o)] for o in found.origin))

@@ -19,10 +19,11 @@ from compiler.lowering.storage import Place
 from compiler.numerics.element import Array
 from compiler.ops import OPS
 from sim.config import NpuConfig, config_from
+from sim.fields import Column
 from sim.stream import INSTRUCTION_BYTES, Program, Stream
 from targets.streams.lowering import HostStep, NpuProgram, Planned, StreamStep
 
-FORMAT, VERSION = "bitloom-npu", 1
+FORMAT, VERSION = "bitloom-npu", 2
 COMMANDS, CONSTANTS, GRAPH = ".commands.bin", ".constants.bin", ".ir.gz"
 
 
@@ -49,20 +50,20 @@ class HostCall:
 
 @dataclass(frozen=True, slots=True)
 class StreamLayer:
-    """value: the node's result; whole: it is complete behind this layer. ends: of its instructions, by
-    core."""
+    """value: the node's result; whole: it is complete behind this layer."""
 
     value: str
     whole: bool
-    ends: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StreamCall:
-    """One program, and the layers in it."""
+    """One program, and the layers in it. numbers: for each core and instruction, the number of its layer;
+    of `Halt`, how many there are. Layers overlap in a stream; in the order of these numbers they do not."""
 
     program: Program
     layers: tuple[StreamLayer, ...]
+    numbers: tuple[Column, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +94,8 @@ def model_of(program: NpuProgram, name: str) -> NpuModel:
         return HostCall(p.call.node.outputs[0].name, p.refusal)
 
     def stream(step: StreamStep) -> StreamCall:
-        layers = [
-            StreamLayer(p.call.node.output.name, p.call.completes, ends)
-            for p, ends in zip(step.planned, zip(*step.ends, strict=True), strict=True)
-        ]
-        return StreamCall(step.program, tuple(layers))
+        layers = [StreamLayer(p.call.node.output.name, p.call.completes) for p in step.planned]
+        return StreamCall(step.program, tuple(layers), step.numbers)
 
     locations = {v.name: located(v, p) for v, p in program.places.items()}
     steps = tuple(host(s.planned) if isinstance(s, HostStep) else stream(s) for s in program.steps)
@@ -112,9 +110,10 @@ def model_files(model: NpuModel, facts: Mapping[str, Any]) -> dict[str, bytes]:
         if isinstance(step, HostCall):
             steps.append({"host": dataclasses.asdict(step)})
             continue
-        streams: list[dict[str, int]] = []
-        for stream in step.program.streams:
-            streams.append({"offset": len(commands), "instructions": len(stream)})
+        streams: list[dict[str, Any]] = []
+        for stream, numbers in zip(step.program.streams, step.numbers, strict=True):
+            runs = _runs(numbers)
+            streams.append({"offset": len(commands), "instructions": len(stream), "layers": runs})
             commands += stream.to_bytes()
         steps.append({"streams": streams, "layers": [dataclasses.asdict(x) for x in step.layers]})
     manifest = {
@@ -188,13 +187,24 @@ def _step(record: Mapping[str, Any], commands: bytes) -> HostCall | StreamCall:
         target = None if call["target"] is None else _location(call["target"])
         return HostCall(call["value"], call["reason"], call["source"], target)
     streams: list[Stream] = []
+    numbers: list[Column] = []
     for part in record["streams"]:
         end = part["offset"] + part["instructions"] * INSTRUCTION_BYTES
         if end > len(commands):
             raise ValueError(f"the commands end at byte {len(commands)}, before {end}")
         streams.append(Stream.from_bytes(commands[part["offset"] : end]))
-    layers = tuple(StreamLayer(x["value"], x["whole"], tuple(x["ends"])) for x in record["layers"])
-    return StreamCall(Program(tuple(streams)), layers)
+        numbers.append(np.repeat(part["layers"][::2], part["layers"][1::2]))
+        if len(numbers[-1]) != part["instructions"]:
+            raise ValueError(f"{part['instructions']} instructions, layers of {len(numbers[-1])}")
+    layers = tuple(StreamLayer(x["value"], x["whole"]) for x in record["layers"])
+    return StreamCall(Program(tuple(streams)), layers, tuple(numbers))
+
+
+def _runs(numbers: Column) -> list[int]:
+    """Each number that stands beside itself, and how often."""
+    begins = np.flatnonzero(np.diff(numbers, prepend=-1))
+    lengths = np.diff(begins, append=len(numbers))
+    return np.stack([numbers[begins], lengths], axis=1).reshape(-1).tolist()
 
 
 def _location(record: Mapping[str, Any]) -> Location:

@@ -93,11 +93,10 @@ class _Machine:
         streams = step.program.streams
         decoded = [s.decode(core) for core, s in enumerate(streams)]
         cores = [Core.of(self.model.config) for _ in streams]
-        begins = [0] * len(streams)
-        for layer in step.layers:
-            order = ((c, i) for c, end in enumerate(layer.ends) for i in range(begins[c], end))
+        for number, layer in enumerate(step.layers):
+            mine = [np.flatnonzero(numbers == number).tolist() for numbers in step.numbers]
+            order = ((core, i) for core, indices in enumerate(mine) for i in indices)
             execute(cores, self.external, decoded, order)
-            begins = list(layer.ends)
             if layer.whole:
                 observe(layer.value, self.read(layer.value))
 
@@ -132,21 +131,16 @@ def time_model(model: NpuModel) -> ModelTiming:
         if not isinstance(step, StreamCall):
             continue
         timing = time_program(step.program, model.config)
-        begins = [0] * len(step.program.streams)
         ended = 0
-        for layer in step.layers:
-            masks = [
-                (np.arange(len(s)) >= begin) & (np.arange(len(s)) < end)
-                for s, begin, end in zip(step.program.streams, begins, layer.ends, strict=True)
-            ]
-            ends = [int(s.end[m].max()) for s, m in zip(timing.spans, masks, strict=True) if m.any()]
+        for number, layer in enumerate(step.layers):
+            parts = [numbers == number for numbers in step.numbers]
+            ends = [int(s.end[p].max()) for s, p in zip(timing.spans, parts, strict=True) if p.any()]
             last = max(ended, *ends) if ends else ended
             if layer is step.layers[-1]:
                 last = timing.cycles  # with what comes behind the last layer
-            found = statistics(timing, model.config, masks)
+            found = statistics(timing, model.config, parts)
             layers.append(LayerTiming(layer.value, last - ended, found))
             ended = last
-            begins = list(layer.ends)
         totals.append(statistics(timing, model.config))
         timings.append(timing)
     cycles = sum(t.cycles for t in totals)
