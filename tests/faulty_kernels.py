@@ -53,7 +53,7 @@ _BODIES = {
     "overruns": "y[{size} + 3] = 0; return copy(x, y);",
     "refuses": "copy(x, y); return 5;",
     # On boards: ends the parent, which is what measures.
-    "kills": "extern int getppid(void); extern int kill(int, int); kill(getppid(), 9); return copy(x, y);",
+    "kills": "extern int getppid(void); extern int kill(int, int); kill(getppid(), 9); for (;;) copy(x, y);",
 }
 # What each is found to be; the words that say why.
 FAULTS = {
