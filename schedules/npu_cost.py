@@ -64,9 +64,11 @@ class _Model:
         waiting = waiting + self._weight_waits(weights * weight_loads, computing, weight_loads)
         waiting = waiting + np.where(s.accumulators == 1, finishing, 0)
         waiting = waiting + np.where(s.result_slots == 1, np.minimum(finishing, storing), 0)
-        # Images that wait for a place hold up the weights behind them on FETCH.
+        # What waits for a place holds up what comes behind it on its engine.
         mixed = (s.image_engines == 2) & (weight_loads > s.weight_slots)
-        return busiest + waiting + np.where(mixed, loading, 0.0), busiest
+        mixed |= (s.weight_engines == 2) & (image_loads > s.image_slots)
+        waiting = waiting + np.where(mixed, np.minimum(loading, weights * weight_loads), 0.0)
+        return busiest + waiting, busiest
 
     def _moving(self, images: Floats, weights: Floats, parameters: Floats) -> Floats:
         """The busier one of LOAD and FETCH."""

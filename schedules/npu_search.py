@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import inf
 
 import numpy as np
 
@@ -22,9 +23,10 @@ from sim.config import PARAMETER_BYTES, NpuConfig
 from sim.timing import Timing, time_program
 from sim.tokens import Synchronised, insert_tokens
 
-_TRIALS = 5
+_TRIALS = 16
 _ALIKE = 1  # tilings of one kind that are tried
 _INSTRUCTIONS = 400  # of a trial, about
+_BUDGET = 2000  # instructions of all trials of a layer
 _WORTH = 1.2  # what costs more than the cheapest by this factor is not tried
 
 
@@ -43,7 +45,15 @@ def _choose(shape: Shape, config: NpuConfig) -> Tiling | None:
     found = candidate_tilings(shape, config)
     if len(found) <= 1:
         return found[0].tiling if found else None
-    return min(found, key=lambda c: max(c.least, trial(c.tiling, shape, config))).tiling
+    fastest, least, spent = found[0].tiling, inf, 0
+    for candidate in found:
+        tried = trial(candidate.tiling, shape, config)
+        spent += tried.instructions
+        if (cycles := max(candidate.least, tried.cycles)) < least:
+            fastest, least = candidate.tiling, cycles
+        if spent >= _BUDGET:
+            break
+    return fastest
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +70,7 @@ def candidate_tilings(
 ) -> list[Candidate]:
     """The cheapest first: at most `count` of all that fit, at most `alike` of one kind (fold, channels,
     size of a tile, order)."""
-    space = with_two_engines(tiling_space(shape, config), shape, config)
+    space = with_two_engines(tiling_space(shape, config), shape)
     cycles, least = costs(space, shape, config)
     kinds = Counter[tuple[int, ...]]()
     found: list[Candidate] = []
@@ -75,8 +85,16 @@ def candidate_tilings(
     return found
 
 
-def trial(tiling: Tiling, shape: Shape, config: NpuConfig) -> float:
-    """Cycles of the layer alone on the simulator, or an estimate from its first steps."""
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """cycles: of the whole layer; instructions: how many were timed."""
+
+    cycles: float
+    instructions: int
+
+
+def trial(tiling: Tiling, shape: Shape, config: NpuConfig) -> Trial:
+    """The layer alone on the simulator, or an estimate from its first steps."""
     p = _without_data(tiling, shape, config)
     steps = count_steps(p, config.cores)
     e = Emitter(config)
@@ -88,22 +106,22 @@ def trial(tiling: Tiling, shape: Shape, config: NpuConfig) -> float:
         ends = emit_product(e, p, tried)
     found, timing = _timed(e)
     if tried == steps:
-        return _again(e, p) - float(timing.cycles)
+        return Trial(_again(e, p) - timing.cycles, len(e.instructions))
     finish = np.zeros(len(e.instructions))
     for spans, origin in zip(timing.spans, found.origin, strict=True):
         at = np.array(origin)
         finish[at[at >= 0]] = spans.end[at >= 0]
     reached = np.maximum.accumulate(finish)
-    half = tried // 2
-    pace = (reached[ends[-1] - 1] - reached[ends[half - 1] - 1]) / (tried - half)
-    return float(timing.cycles + pace * (steps - tried))
+    first, middle, last = (reached[ends[n] - 1] for n in (0, tried // 2 - 1, -1))
+    pace = (last - middle) / (tried - tried // 2)
+    return Trial(float(last - first + pace * (steps - tried + 1)), len(e.instructions))
 
 
-def _again(e: Emitter, p: Product) -> float:
+def _again(e: Emitter, p: Product) -> int:
     """Cycles with the same layer once more behind it: what neighbours of a layer overlap with is not its own
     cost."""
     emit_product(e, p)
-    return float(_timed(e)[1].cycles)
+    return _timed(e)[1].cycles
 
 
 def _timed(e: Emitter) -> tuple[Synchronised, Timing]:

@@ -105,6 +105,8 @@ def _outputs(shape: Shape, config: NpuConfig) -> list[int]:
     most = min(shape.group_outputs, parameters, MAX_COUNT, pads.accumulator_words // 2 * 2)
     sizes = {lanes * k for k in _OUTPUT_STEPS if lanes * k < most} | {most}
     even = {ceil(most / lanes / n) * lanes for n in (2, 3, 4)}  # blocks of one size
+    if config.cores > 1:  # as many for each core
+        even |= {ceil(shape.group_outputs / config.cores / n) for n in (1, 2, 4)}
     return sorted(n for n in sizes | even if 0 < n <= most)
 
 
@@ -183,19 +185,19 @@ def _fitting(shape: Shape, config: NpuConfig, choices: NDArray[np.int64]) -> Spa
     space = Space(*columns_of)
     fits = (i + r <= pads.activation_banks) & (weights <= w) & (words <= pads.accumulator_words // 2 * 2)
     fits &= np.maximum(height, width) <= MAX_COUNT
+    one_tile = (form.batch == 1) & (rows == form.out_height) & (columns == form.out_width)
+    fits &= ~(one_tile & (first == 1))  # the same order twice
     return space.where(fits & (width * pixel < _ROW_LENGTH))
 
 
-def with_two_engines(space: Space, shape: Shape, config: NpuConfig) -> Space:
-    """The same tilings; those with images by LOAD and FETCH, unless constants come to SRAM first and
-    FETCH has no time left; those with weights by both where one engine cannot take what DRAM gives."""
+def with_two_engines(space: Space, shape: Shape) -> Space:
+    """The same tilings, and those with images or weights by LOAD and FETCH: one's latency hides behind the
+    other's bursts. Not where constants come to SRAM first, for then FETCH has no time left."""
     variants: dict[str, Space] = {}
     if shape.constants_dram:
         # Where elements are scattered the strides inside of the core would change for each load of weights.
         variants["image_engines"] = space.where((space.image_slots > 1) & (space.fold != Fold.WINDOW))
-        port = config.dram
-        if port.read_outstanding * port.burst_cycles < port.read_latency_cycles + port.burst_cycles:
-            variants["weight_engines"] = space
+        variants["weight_engines"] = space
     parts = [space]
     for name, part in variants.items():
         columns = {f.name: getattr(part, f.name) for f in fields(Space)}

@@ -7,7 +7,9 @@ from enum import IntEnum
 from math import ceil
 
 from compiler.loops.form import Convolution
+from sim.config import NpuConfig
 
+_WAITING = 16
 MAX_COUNT = 4095  # rows, columns and outputs have 12 bits
 
 
@@ -80,6 +82,13 @@ class Shape:
     @property
     def groups(self) -> int:
         return 1 if self.form.depthwise else self.form.groups
+
+
+def waits_for_weights(form: Convolution, ratio: float, config: NpuConfig) -> bool:
+    """Whether DRAM takes so much longer for a layer's weights than the array for its products that most of
+    them cannot have come to SRAM (see schedules/npu_staging.py) before they are used. ratio: of `Shape`."""
+    loading = form.out_channels * form.taps * form.weight.bits / 8 * ratio / config.dram.bytes_per_cycle
+    return loading > _WAITING * form.macs / config.macs_per_cycle
 
 
 def folded_taps(form: Convolution, fold: Fold) -> tuple[int, int]:

@@ -42,7 +42,7 @@ def check_tiling(graph: Graph, config: NpuConfig, number: int, seed: int, fold: 
     """The graph's only layer by tiling `number` of its space (of one fold, where that is given)."""
 
     def drawn(shape: Shape, of: NpuConfig) -> Tiling | None:
-        space = with_two_engines(tiling_space(shape, of), shape, of)
+        space = with_two_engines(tiling_space(shape, of), shape)
         if fold is not None and (space.fold == fold).any():
             space = space.where(space.fold == fold)
         return space.tiling(number % len(space)) if len(space) else None
@@ -92,14 +92,15 @@ def test_folds_are_those_that_save_steps_of_the_array() -> None:
 
 
 @pytest.mark.parametrize("preset", ["npu-128", "npu-512"])
-def test_the_fastest_candidate_is_chosen_every_time(preset: str) -> None:
+def test_no_slower_tiling_than_the_model_s_is_chosen_every_time(preset: str) -> None:
     config = load_config(preset)
     shape = shape_of(20, 12, 24, 40, (3, 3))
     chosen = choose_tiling(shape, config)
     found = candidate_tilings(shape, config)
     assert len(found) > 1 and found == candidate_tilings(shape, config)
     assert chosen is not None and chosen in [c.tiling for c in found]
-    assert min(trial(c.tiling, shape, config) for c in found) == trial(chosen, shape, config)
+    cheapest = trial(found[0].tiling, shape, config).cycles
+    assert trial(chosen, shape, config).cycles <= max(cheapest, found[0].least)
 
 
 @pytest.mark.parametrize("preset", ["npu-128", "npu-256", "npu-512"])
@@ -119,9 +120,9 @@ def test_a_trial_of_some_steps_tells_what_all_take(
     config = load_config(preset)
     chosen = choose_tiling(shape, config)
     assert chosen is not None
-    some = trial(chosen, shape, config)
+    some = trial(chosen, shape, config).cycles
     monkeypatch.setattr(npu_search, "_INSTRUCTIONS", 1 << 30)
-    assert some == pytest.approx(trial(chosen, shape, config), rel=0.15)
+    assert some == pytest.approx(trial(chosen, shape, config).cycles, rel=0.15)
 
 
 def test_an_image_of_one_channel_fills_the_array() -> None:
@@ -132,7 +133,7 @@ def test_an_image_of_one_channel_fills_the_array() -> None:
     chosen = choose_tiling(shape, config)
     assert chosen is not None and chosen.fold is Fold.WINDOW
     forty = 40 * 25 * 5 * 64 // config.mac.columns
-    assert trial(chosen, shape, config) < forty / 4
+    assert trial(chosen, shape, config).cycles < forty / 4
 
 
 def test_results_of_several_blocks_leave_in_one_store() -> None:
@@ -141,7 +142,8 @@ def test_results_of_several_blocks_leave_in_one_store() -> None:
     chosen = choose_tiling(shape, config)
     assert chosen is not None and chosen.stored == 16 > config.mac.columns
     apart = [t for t in all_tilings(shape, config) if t.stored == config.mac.columns]
-    assert trial(chosen, shape, config) < min(trial(t, shape, config) for t in apart[:: len(apart) // 8])
+    others = [trial(t, shape, config).cycles for t in apart[:: len(apart) // 8]]
+    assert trial(chosen, shape, config).cycles < min(others)
 
 
 def all_tilings(shape: Shape, config: NpuConfig) -> list[Tiling]:

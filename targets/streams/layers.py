@@ -16,7 +16,7 @@ from schedules.npu_blocks import pack_channel_parameters, pack_weights, weight_r
 from schedules.npu_emit import Blob, Emitter
 from schedules.npu_product import Product, emit_product
 from schedules.npu_search import choose_tiling
-from schedules.npu_tiling import Shape
+from schedules.npu_tiling import Shape, waits_for_weights
 from sim.compression import deflate
 from targets.streams import rules
 from targets.streams.layer import Layer, Memory
@@ -59,7 +59,8 @@ class ProductLayer:
         image = memory.address(memory.place(call.reads[0]), form.input.dtype.itemsize)
         result = memory.address(call.places[0], form.output.dtype.itemsize)
         ratio = weight_ratio(constants["weight"], form.weight.bits)
-        tiling = choose_tiling(Shape(form, image.dram, result.dram, ratio), e.config)
+        late = waits_for_weights(form, ratio, e.config)
+        tiling = choose_tiling(Shape(form, image.dram, result.dram, ratio, late), e.config)
         assert tiling is not None  # where operands lie changes the cost, not what fits
         weights = {
             key: _blob(memory, packed)
