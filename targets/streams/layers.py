@@ -58,7 +58,8 @@ class ProductLayer:
         assert isinstance(form, Convolution)
         image = memory.address(memory.place(call.reads[0]), form.input.dtype.itemsize)
         result = memory.address(call.places[0], form.output.dtype.itemsize)
-        tiling = choose_tiling(Shape(form, image.dram, result.dram), e.config)
+        config = e.config if image.dram or result.dram else e.expects
+        tiling = choose_tiling(Shape(form, image.dram, result.dram), config)
         assert tiling is not None  # where operands lie changes the cost, not what fits
         weights = {
             key: _blob(memory, packed)
