@@ -29,7 +29,7 @@ from sim.tokens import Synchronised
 LEAST_BANKS = 6  # of the activation memory: two are kept for staging
 BANKS = 2
 _WINDOW = 3000.0  # cycles to either side of a demand in which it is looked at how busy LOAD is
-_IDLE = 0.65  # LOAD fetches copies where it is busy for less than that part of the time
+_IDLE = 0.8  # LOAD fetches copies where it is busy for less than that part of the time FETCH would be
 _STORE_MARGIN = 0.1  # of a transfer: how much later than planned data may arrive without delaying STORE
 
 
@@ -143,6 +143,7 @@ class _Plan:
         self.sources: dict[int, tuple[int, Engine]] = {}
         self.inserted: dict[int, list[tuple[int, int, Instruction]]] = {}
         self.delays: list[tuple[float, float]] = [(0.0, 0.0)]
+        self.idle = [_IDLE for _ in cores]
         self.loads = [self._loads(core, times) for core in cores]
         self.cores = [_Core() for _ in cores]
 
@@ -163,8 +164,11 @@ class _Plan:
         return times.start[mine], np.concatenate([[0.0], np.cumsum(times.quick[mine])])
 
     def serve(self, demands: list[Demand]) -> None:
+        busy, end = [0.0] * self.config.cores, float(self.starts[-1]) + 1
         for d in demands:
+            busy[d.core] += d.quick + (0 if d.key in self.last else d.slow)
             self.last[d.key] = max(d.layer, self.last.get(d.key, 0))
+        self.idle = [min(max(_IDLE * part / end, _IDLE / 2), _IDLE) for part in busy]
         for d in demands:
             self._serve(d)
 
@@ -192,7 +196,7 @@ class _Plan:
             return False
         starts, busy = self.loads[d.core]
         begin, end = np.searchsorted(starts, [d.start - _WINDOW, d.start + _WINDOW])
-        return bool(busy[end] - busy[begin] < _IDLE * 2 * _WINDOW)
+        return bool(busy[end] - busy[begin] < self.idle[d.core] * 2 * _WINDOW)
 
     def _delay(self, d: Demand, end: float) -> None:
         """What uses a demand, and all that follows, is late where the demand ends late."""
