@@ -24,10 +24,10 @@ from sim.stream import Program
 from sim.tokens import insert_tokens
 from targets.streams.constants import Constants
 from targets.streams.layers import Layer, layer_of
+from targets.streams.model import DRAM, HOST, SRAM
 from targets.streams.rules import reason
 
 _LONG = 20000  # instructions
-HOST, SRAM, DRAM = "host", "sram", "dram"
 
 
 @dataclass(frozen=True, slots=True)
