@@ -59,8 +59,9 @@ class ProductLayer:
         image = memory.address(memory.place(call.reads[0]), form.input.dtype.itemsize)
         result = memory.address(call.places[0], form.output.dtype.itemsize)
         ratio = weight_ratio(constants["weight"], form.weight.bits)
-        late = waits_for_weights(form, ratio, e.config)
-        tiling = choose_tiling(Shape(form, image.dram, result.dram, ratio, late), e.config)
+        config = e.config if image.dram or result.dram else e.expects
+        late = waits_for_weights(form, ratio, config)
+        tiling = choose_tiling(Shape(form, image.dram, result.dram, ratio, late), config)
         assert tiling is not None  # where operands lie changes the cost, not what fits
         weights = {
             key: _blob(memory, packed)
