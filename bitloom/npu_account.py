@@ -89,8 +89,8 @@ class PlacedAccount:
 
 @dataclass(frozen=True, slots=True)
 class NpuAccount:
-    """files: bytes by name. placed: all values that are not constants, by memory and byte. sram_plan: bytes of
-    all tensors in SRAM in whole lines; sram_bound: no plan takes less."""
+    """files: bytes by name. placed: all values that are not constants, by memory and byte. sram_plan: bytes
+    of all tensors in SRAM in whole lines; sram_bound: no plan takes less."""
 
     provenance: dict[str, Any]
     npu: str
