@@ -205,7 +205,10 @@ def _key(imported: Imported, samples: Sequence[Mapping[str, Array]], settings: s
 def _pack(artifact: Artifact) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
-        for path in sorted(artifact.path.glob(f"*{artifact.name}.*")):
+        own = [
+            artifact.path.glob(f"{prefix}.*") for prefix in (f"*{artifact.name}", f"{artifact.name}_driver")
+        ]
+        for path in sorted({path for paths in own for path in paths}):
             archive.add(path, path.name)
     return stream.getvalue()
 

@@ -123,6 +123,11 @@ def compiled_manifest(path: Path) -> dict[str, Any]:
     return read_manifest(manifest_path_of(path))
 
 
+def holds_npu_network(folder: Path) -> bool:
+    """Whether `compile` wrote a network for the NPU there."""
+    return bool(_npu_manifests(folder))
+
+
 def _npu_manifests(folder: Path) -> list[Path]:
     return [file for file in sorted(folder.glob("*.json")) if _is_manifest(file, NPU_FORMAT)]
 

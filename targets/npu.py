@@ -93,11 +93,14 @@ class NpuBuild:
         cache: Cache,
         progress: Progress,
     ) -> None:
-        """Commands, constants and manifest, with more files beside them."""
+        """Commands, constants, manifest and C driver, with more files beside them."""
         from targets.library.emit import install_files
-        from targets.streams.model import model_files, model_of
+        from targets.streams.driver import driver_files
+        from targets.streams.model import COMMANDS, model_files, model_of
 
-        files = model_files(model_of(self.program, name), facts)
+        model = model_of(self.program, name)
+        files = model_files(model, facts)
+        files |= driver_files(model, files[f"{name}{COMMANDS}"])
         install_files({**attachments, **files}, out)
 
 

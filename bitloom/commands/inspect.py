@@ -47,8 +47,8 @@ def inspect_command(
 ) -> None:
     """Show the layers of a model or a library.
 
-    Bits, shapes, scales, multiply-accumulates and bytes of each. With --after or --text,
-    print the IR as text instead.
+    Bits, shapes, scales, multiply-accumulates and bytes of each; of a network for an NPU, what
+    runs where, streams, weights and memories. With --after or --text, print the IR as text instead.
     """
     if subject.is_dir():
         _inspect_library(subject, after, text, json)
@@ -69,7 +69,7 @@ def inspect_command(
 
 def _inspect_library(folder: Path, after: str | None, text: Text | None, json: bool) -> None:
     from bitloom.commands.text import print_json
-    from bitloom.library_files import manifest_path_of, read_manifest
+    from bitloom.library_files import holds_npu_network, manifest_path_of, read_manifest
     from compiler.ir.diagnostics import BitloomError
 
     if after is not None:
@@ -81,6 +81,16 @@ def _inspect_library(folder: Path, after: str | None, text: Text | None, json: b
         from bitloom.verification import read_graph
 
         _print_text(read_graph(folder), text)
+        return
+    if holds_npu_network(folder):
+        from bitloom.commands.inspect_npu import print_account
+        from bitloom.npu_account import npu_account
+
+        account = npu_account(folder)
+        if json:
+            print_json(account.as_dict())
+        else:
+            print_account(account)
         return
     manifest = read_manifest(manifest_path_of(folder))
     if json:

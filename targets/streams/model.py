@@ -146,7 +146,12 @@ def model_files(model: NpuModel, facts: Mapping[str, Any]) -> dict[str, bytes]:
         **facts,
         "variants": [{"name": model.config.name}],
         "npu": dataclasses.asdict(model.config),
-        "files": {"commands": f"{model.name}{COMMANDS}", "constants": f"{model.name}{CONSTANTS}"},
+        "files": {
+            "commands": f"{model.name}{COMMANDS}",
+            "constants": f"{model.name}{CONSTANTS}",
+            "driver": f"{model.name}_driver.c",
+            "header": f"{model.name}_driver.h",
+        },
         "host_bytes": model.host_bytes,
         "values": {name: dataclasses.asdict(at) for name, at in model.locations.items()},
         "steps": steps,
