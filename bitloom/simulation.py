@@ -11,7 +11,7 @@ from typing import Any
 from compiler.numerics.element import Array
 from sim.statistics import Statistics
 from sim.trace import trace
-from targets.streams.model import HostCall, NpuModel, StreamCall, node_of, read_model
+from targets.streams.model import HostCall, NpuModel, StreamCall, read_model
 from targets.streams.running import ModelTiming, check_streams, run_model, time_model
 
 _DMA = ("LOAD", "FETCH", "STORE")
@@ -61,7 +61,13 @@ def simulate(
     trace_file: takes a trace for https://ui.perfetto.dev. Errors: BitloomError for a folder without a network
     for the NPU; StreamError for streams that are wrong.
     """
-    model = read_model(Path(path))
+    return simulate_model(read_model(Path(path)), inputs, trace_file=trace_file)
+
+
+def simulate_model(
+    model: NpuModel, inputs: Mapping[str, Array] | None, *, trace_file: str | Path | None = None
+) -> Simulation:
+    """As `simulate`, of a network that has been read."""
     outputs = None
     if inputs is not None:
         check_streams(model)
@@ -95,16 +101,16 @@ def _layers(model: NpuModel, timing: ModelTiming) -> tuple[LayerReport, ...]:
     timed = iter(timing.layers)
     for step in model.steps:
         if isinstance(step, HostCall):
-            layer, operator = _names(model, step.value)
-            found.append(LayerReport(layer, operator, 0, 0.0, "host", 0, 0, 0.0, step.reason))
+            found.append(LayerReport(step.layer, step.operator, 0, 0.0, "host", 0, 0, 0.0, step.reason))
             continue
-        for _ in step.layers:
+        for layer in step.layers:
             one = next(timed)
             s = one.statistics
             used = s.macs / (one.cycles * model.config.macs_per_cycle) if one.cycles else 0.0
             energy = sum(s.energy_pj.values())
-            names = _names(model, one.value)
-            found.append(LayerReport(*names, one.cycles, used, _limit(s), s.sram_bytes, s.dram_bytes, energy))
+            moved = (s.sram_bytes, s.dram_bytes)
+            names = (layer.layer, layer.operator)
+            found.append(LayerReport(*names, one.cycles, used, _limit(s), *moved, energy))
     return tuple(found)
 
 
@@ -114,19 +120,13 @@ def _limit(statistics: Statistics) -> str:
     return f"DMA {limit.lower()}" if limit in _DMA else limit
 
 
-def _names(model: NpuModel, value: str) -> tuple[str, str]:
-    """Layer and operator."""
-    node = node_of(model.graph, value)
-    return " + ".join(node.location.names) or value, node.op.mnemonic
-
-
 def _trace(model: NpuModel, timing: ModelTiming) -> str:
     """Programs one behind the other."""
     events: list[dict[str, Any]] = []
     programs = [s for s in model.steps if isinstance(s, StreamCall)]
     begin = 0
     for step, timed in zip(programs, timing.timings, strict=True):
-        text = trace(step.program, timed, model.config, _instruction_names(model, step))
+        text = trace(step.program, timed, model.config, _instruction_names(step))
         for event in json.loads(text)["traceEvents"]:
             events.append(event if "ts" not in event else {**event, "ts": event["ts"] + begin})
         begin += timed.cycles
@@ -134,7 +134,7 @@ def _trace(model: NpuModel, timing: ModelTiming) -> str:
     return json.dumps({"traceEvents": events, "otherData": other})
 
 
-def _instruction_names(model: NpuModel, step: StreamCall) -> list[list[str]]:
+def _instruction_names(step: StreamCall) -> list[list[str]]:
     """Of each core's instructions, the layer."""
-    labels = [*(_names(model, layer.value)[0] for layer in step.layers), "halt"]
+    labels = [*(layer.layer for layer in step.layers), "halt"]
     return [[labels[n] for n in numbers.tolist()] for numbers in step.numbers]

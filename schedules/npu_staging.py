@@ -18,31 +18,19 @@ from math import ceil
 import numpy as np
 
 from compiler.lowering.memory_plan import aligned
-from schedules.npu_dispatch import unbounded
+from schedules.npu_demands import Demand, InstructionTimes, Written, demand_of, instruction_times, is_demand
 from sim.config import NpuConfig
-from sim.durations import transfer_cycles, work
+from sim.durations import transfer_cycles
 from sim.fields import Column
-from sim.isa import Engine, Inflate, Instruction, Load, LocalStrides, Memory, Store, Strides, Sync, fields_of
-from sim.stream import Program, Stream
+from sim.isa import Engine, Instruction, Load, LocalStrides, Memory, Store, Strides
 from sim.timing import Times
 from sim.tokens import Synchronised
 
 LEAST_BANKS = 6  # of the activation memory: two are kept for staging
 BANKS = 2
+_WINDOW = 3000.0  # cycles to either side of a demand in which it is looked at how busy LOAD is
+_IDLE = 0.65  # LOAD fetches copies where it is busy for less than that part of the time
 _STORE_MARGIN = 0.5  # of a transfer: how much later than planned data may arrive without delaying STORE
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """Instructions of a program with their cores, in the order that results must respect, and the number of
-    each one's layer."""
-
-    instructions: list[tuple[int, Instruction]]
-    layers: list[int]
-
-    def add(self, core: int, instruction: Instruction, layer: int) -> None:
-        self.instructions.append((core, instruction))
-        self.layers.append(layer)
 
 
 @dataclass(slots=True)
@@ -60,30 +48,6 @@ class Room:
                 break
             at = max(at, end)
         return at if at + size <= self.size else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Demand:
-    """A fetch of constants.
-
-    number: in the program; external, size: bytes of DRAM; start, quick: when it would start and how long it
-    would take with all constants in SRAM; slow: how long from DRAM; use: when the first instruction that may
-    use it starts.
-    """
-
-    number: int
-    core: int
-    layer: int
-    external: int
-    size: int
-    start: float
-    quick: float
-    slow: float
-    use: float
-
-    @property
-    def key(self) -> tuple[int, int]:
-        return self.external, self.size
 
 
 @dataclass(slots=True)
@@ -126,78 +90,17 @@ def stage(
     """
     if reserved(config) == config:
         return None
-    numbers = [n for n, (_, i) in enumerate(written.instructions) if _is_demand(i, constants)]
+    numbers = [n for n, (_, i) in enumerate(written.instructions) if is_demand(i, constants)]
     spread = any(
         isinstance(i, LocalStrides) and i.engine is Engine.FETCH and i.element != i.element_bytes
         for _, i in written.instructions
     )
     if not numbers or spread:
         return None
-    times = _times(found, config, numbers, len(written.instructions))
-    plan = _Plan(written, config, room, times.start)
-    demands = [_demand(n, written, times) for n in numbers]
-    for d in demands:
-        plan.last[d.key] = max(plan.last.get(d.key, 0), d.layer)
-    for d in sorted(demands, key=lambda d: d.start):
-        plan.serve(d)
+    times = instruction_times(found, config, numbers, len(written.instructions))
+    plan = _Plan(written, config, room, times)
+    plan.serve(sorted((demand_of(n, written, times) for n in numbers), key=lambda d: d.start))
     return plan.written() if plan.copies else None
-
-
-def _is_demand(instruction: Instruction, constants: int) -> bool:
-    match instruction:
-        case Load(engine=Engine.FETCH, dram=True, rows=1, planes=1) | Inflate(engine=Engine.FETCH, dram=True):
-            return instruction.external >= constants
-        case _:
-            return False
-
-
-def _demand(number: int, written: Written, times: _Times) -> _Demand:
-    core, instruction = written.instructions[number]
-    assert isinstance(instruction, (Load, Inflate))
-    size = instruction.row_bytes if isinstance(instruction, Load) else instruction.packed_bytes
-    start, quick, slow = (float(c[number]) for c in (times.start, times.quick, times.slow))
-    engine = Engine.MAC if instruction.memory is Memory.WEIGHT else Engine.VEC
-    users = (
-        n
-        for n in range(number, len(written.instructions))
-        if written.instructions[n][0] == core and written.instructions[n][1].runs_on is engine
-    )
-    use = float(next((times.start[n] for n in users if times.quick[n] > 1), start + quick))
-    return _Demand(number, core, written.layers[number], instruction.external, size, start, quick, slow, use)
-
-
-@dataclass(frozen=True, slots=True)
-class _Times:
-    """By number of an instruction: when it starts and how long it takes with all constants in SRAM, and how
-    long it would take alone."""
-
-    start: Times
-    quick: Times
-    slow: Times
-
-
-def _times(found: Synchronised, config: NpuConfig, demanded: list[int], count: int) -> _Times:
-    chosen = np.zeros(count + 1, bool)
-    chosen[demanded] = True
-    origins = [np.array(o, np.int64) for o in found.origin]
-    streams: list[Stream] = []
-    for stream, origin in zip(found.program.streams, origins, strict=True):
-        words = stream.words.copy()
-        for cls in (Load, Inflate):
-            flag = next(f for f in fields_of(cls) if f.name == "dram")
-            words[chosen[origin] & (stream.opcodes == cls.opcode), 0] &= ~np.uint64(1 << flag.low_bit)
-        streams.append(Stream(words))
-    timing = unbounded(Synchronised(Program(tuple(streams)), found.origin), config)
-    result = _Times(*(np.zeros(count) for _ in range(3)))
-    for core, (stream, origin, spans) in enumerate(
-        zip(found.program.streams, origins, timing.spans, strict=True)
-    ):
-        mine = np.flatnonzero((origin >= 0) & (stream.opcodes != Sync.opcode))
-        alone = work(stream, config, core)
-        result.start[origin[mine]] = spans.start[mine]
-        result.quick[origin[mine]] = (spans.end - spans.start)[mine]
-        result.slow[origin[mine]] = (alone.issue + alone.latency + np.ceil(alone.cycles))[mine]
-    return result
 
 
 class _Plan:
@@ -207,7 +110,8 @@ class _Plan:
     where DRAM was late. free: when FETCH of a core has done what was planned.
     """
 
-    def __init__(self, written: Written, config: NpuConfig, room: Room, start: Times) -> None:
+    def __init__(self, written: Written, config: NpuConfig, room: Room, times: InstructionTimes) -> None:
+        start = times.start
         self.before, self.config, self.room = written, config, room
         self.order = np.argsort(start, kind="stable")
         self.position = np.empty_like(self.order)
@@ -215,41 +119,72 @@ class _Plan:
         self.starts = start[self.order]
         layers = np.array(written.layers)[self.order]
         self.incomplete = np.minimum.accumulate(layers[::-1])[::-1]  # lowest layer from a position on
-        self.storing = [self._storing(core, layers) for core in range(config.cores)]
+        cores = range(config.cores)
+        self.storing = [self._reached(core, Engine.STORE, layers) for core in cores]
+        self.loading = [self._reached(core, Engine.LOAD, layers) for core in cores]
+        self.spread = [_spread(written, core) for core in cores]
         self.last: dict[tuple[int, int], int] = {}
         self.copies: dict[tuple[int, int], _Copy] = {}
-        self.sources: dict[int, int] = {}
+        self.sources: dict[int, tuple[int, Engine]] = {}
         self.inserted: dict[int, list[tuple[int, int, Instruction]]] = {}
         self.delays: list[tuple[float, float]] = [(0.0, 0.0)]
-        self.cores = [_Core() for _ in range(config.cores)]
+        self.loads = [self._loads(core, times) for core in cores]
+        self.cores = [_Core() for _ in cores]
 
-    def _storing(self, core: int, layers: Column) -> Column:
-        """For each position, the layer that STORE has come to."""
-        engines = ((c == core and i.runs_on is Engine.STORE) for c, i in self.before.instructions)
+    def _reached(self, core: int, engine: Engine, layers: Column) -> Column:
+        """For each position, the layer that an engine has come to."""
+        engines = ((c == core and i.runs_on is engine) for c, i in self.before.instructions)
         mine = np.fromiter(engines, bool, len(layers))[self.order]
         return np.concatenate([[0], np.maximum.accumulate(np.where(mine, layers, 0))])
 
-    def serve(self, d: _Demand) -> None:
+    def _loads(self, core: int, times: InstructionTimes) -> tuple[Times, Times]:
+        """Starts of what LOAD does, and cycles of all before each."""
+        mine = [
+            n
+            for n in self.order.tolist()
+            if self.before.instructions[n][0] == core
+            and self.before.instructions[n][1].runs_on is Engine.LOAD
+        ]
+        return times.start[mine], np.concatenate([[0.0], np.cumsum(times.quick[mine])])
+
+    def serve(self, demands: list[Demand]) -> None:
+        for d in demands:
+            self.last[d.key] = max(d.layer, self.last.get(d.key, 0))
+        for d in demands:
+            self._serve(d)
+
+    def _serve(self, d: Demand) -> None:
         due = self._real(d.start)
         copy = self.copies.get(d.key)
         if copy is None or not (copy.core == d.core or copy.layer < d.layer):
             copy = self._copy(d, due) if copy is None else None
         core = self.cores[d.core]
         if copy is not None:
-            self.sources[d.number] = copy.address
-            core.free += d.quick
+            engine = Engine.LOAD if self._loads_idle(d) else Engine.FETCH
+            self.sources[d.number] = (copy.address, engine)
+            if engine is Engine.FETCH:
+                core.free += d.quick
             self._delay(d, max(due, copy.ready) + d.quick)
         else:
             begin = max(core.free, due)
             core.free = begin + d.slow
             self._delay(d, core.free)
 
-    def _delay(self, d: _Demand, end: float) -> None:
+    def _loads_idle(self, d: Demand) -> bool:
+        """Whether LOAD has time around a demand, and a row's elements stay together when its turn comes."""
+        reached = int(self.loading[d.core][self.position[d.number]])
+        if any(n in self.spread[d.core] for n in range(d.layer, reached + 1)):
+            return False
+        starts, busy = self.loads[d.core]
+        begin, end = np.searchsorted(starts, [d.start - _WINDOW, d.start + _WINDOW])
+        return bool(busy[end] - busy[begin] < _IDLE * 2 * _WINDOW)
+
+    def _delay(self, d: Demand, end: float) -> None:
         """What uses a demand, and all that follows, is late where the demand ends late."""
         if end > self._real(d.use):
             self.delays.append((max(d.use, self.delays[-1][0]), end - d.use))
 
-    def _copy(self, d: _Demand, due: float) -> _Copy | None:
+    def _copy(self, d: Demand, due: float) -> _Copy | None:
         """A copy for a demand, if that is faster and there is room."""
         core, limit = self.cores[d.core], int(self.position[d.number])
         begin, place = core.free, self._position(core.free)
@@ -285,7 +220,7 @@ class _Plan:
         self.copies[d.key] = _Copy(address, d.core, layer, pieces[-1][2])
         return self.copies[d.key]
 
-    def _room(self, d: _Demand, first: int) -> tuple[int, int] | None:
+    def _room(self, d: Demand, first: int) -> tuple[int, int] | None:
         """The first layer from `first` on at which there is room for a copy, and its address."""
         last, size = self.last[d.key], aligned(d.size)
         layers = range(first, d.layer + 1)
@@ -295,12 +230,12 @@ class _Plan:
         address = self.room.find(size, layers[at], last)
         return None if address is None else (layers[at], address)
 
-    def _sizes(self, d: _Demand) -> list[int]:
+    def _sizes(self, d: Demand) -> list[int]:
         pads = self.config.scratchpad
         bank = pads.activation_bytes // pads.activation_banks
         return [min(bank, d.size - at) for at in range(0, d.size, bank)]
 
-    def _copied(self, d: _Demand, begin: float) -> list[tuple[float, float, float]]:
+    def _copied(self, d: Demand, begin: float) -> list[tuple[float, float, float]]:
         """Of each piece, when its transfer begins, when STORE turns to it, and when it is copied."""
         found: list[tuple[float, float, float]] = []
         port, issue = self.config.sram, self.config.issue_cycles
@@ -334,7 +269,7 @@ class _Plan:
         at = bisect_right(self.delays, start, key=lambda entry: entry[0]) - 1
         return start + self.delays[at][1]
 
-    def _insert(self, d: _Demand, address: int, spots: list[tuple[int, int, int]]) -> None:
+    def _insert(self, d: Demand, address: int, spots: list[tuple[int, int, int]]) -> None:
         pads = self.config.scratchpad
         bank = pads.activation_bytes // pads.activation_banks
         at = 0
@@ -362,7 +297,9 @@ class _Plan:
         result = Written([], [])
         spread: dict[int, LocalStrides] = {}  # of STORE, where elements do not lie one behind the other
         for core in range(self.config.cores):
-            for register in (r for engine in (Engine.FETCH, Engine.STORE) for r in _registers(engine)):
+            for register in (
+                r for engine in (Engine.LOAD, Engine.FETCH, Engine.STORE) for r in _registers(engine)
+            ):
                 result.add(core, register, 0)
         for position, number in enumerate(self.order.tolist()):
             for core, layer, instruction in self.inserted.get(position, ()):
@@ -376,9 +313,24 @@ class _Plan:
                 if instruction.element != instruction.element_bytes:
                     spread[core] = instruction
             if number in self.sources:
-                instruction = replace(instruction, dram=False, external=self.sources[number])
+                address, engine = self.sources[number]
+                instruction = replace(instruction, engine=engine, dram=False, external=address)
             result.add(core, instruction, self.before.layers[number])
         return result
+
+
+def _spread(written: Written, core: int) -> set[int]:
+    """Layers in which LOAD, at their begin or later, spreads the elements of rows."""
+    found: set[int] = set()
+    spread = layer = 0
+    for (c, i), n in zip(written.instructions, written.layers, strict=True):
+        if spread:
+            found.update(range(layer, n + 1))
+        layer = n
+        if c == core and isinstance(i, LocalStrides) and i.engine is Engine.LOAD:
+            spread = i.element != i.element_bytes
+            found.update([n] if spread else [])
+    return found | (set(range(layer, max(written.layers) + 1)) if spread else set())
 
 
 def _transfer(size: int, burst_bytes: int, burst_cycles: float, latency: int, outstanding: int) -> float:

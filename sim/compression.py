@@ -33,7 +33,7 @@ def inflate(packed: Array, raw_bytes: int) -> Array:
     raw = np.zeros(raw_bytes, np.uint8)
     zeros = np.flatnonzero(np.unpackbits(packed, bitorder="little") == 0)
     # How many zeros lie before each byte.
-    before = np.searchsorted(zeros, 8 * np.arange(packed.size + 1))
+    before = np.concatenate([[0], np.cumsum(8 - np.bitwise_count(packed), dtype=np.int64)])
     at = 0
     for begin in range(0, raw_bytes, BLOCK):
         count = min(BLOCK, raw_bytes - begin)

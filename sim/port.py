@@ -36,19 +36,26 @@ class SharedPort:
     shares: list[float] = field(default_factory=list[float])
     at: int = 0
 
-    def join(self, key: int, port_cycles: float, alone_cycles: float, now: int) -> None:
-        """A transfer that needs port_cycles of the port's time and, alone, takes alone_cycles."""
+    def join(self, key: int, port_cycles: float, most: float, now: int) -> list[tuple[int, int]]:
+        """A transfer that needs port_cycles of the port's time and can take the part `most` of it, at most 1.
+
+        Returns when each transfer would end if no other came or went, in whole cycles.
+        """
         self._advance(now)
         self.keys.append(key)
         self.left.append(port_cycles)
-        self.most.append(min(1.0, port_cycles / alone_cycles))
-        self.shares = fair_shares(self.most)
+        self.most.append(most)
+        return self._divide(now)
 
-    def leave(self, key: int, now: int) -> None:
+    def leave(self, key: int, now: int) -> list[tuple[int, int]]:
+        """Returns the same."""
+        if len(self.keys) == 1:
+            self.keys, self.left, self.most, self.shares = [], [], [], []
+            return []
         self._advance(now)
         i = self.keys.index(key)
         del self.keys[i], self.left[i], self.most[i]
-        self.shares = fair_shares(self.most)
+        return self._divide(now)
 
     def _advance(self, now: int) -> None:
         if self.keys:
@@ -57,7 +64,7 @@ class SharedPort:
             self.left = [max(0.0, left - share * passed) for left, share in flows]
         self.at = now
 
-    def ends(self, now: int) -> list[tuple[int, int]]:
-        """When each transfer would end if no other came or went, in whole cycles."""
+    def _divide(self, now: int) -> list[tuple[int, int]]:
+        self.shares = fair_shares(self.most)
         flows = zip(self.keys, self.left, self.shares, strict=True)
         return [(key, ceil(now + left / share - _SLACK)) for key, left, share in flows]

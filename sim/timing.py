@@ -59,10 +59,13 @@ class Timing:
 def time_program(program: Program, config: NpuConfig) -> Timing:
     """Timing alone: no memory is read or written, no hazard looked for.
 
-    Errors: StreamError where a register is not set, or instructions wait for each other for ever.
+    Errors: StreamError for bits that are no instruction, where a register is not set, or where instructions
+    wait for each other for ever.
     """
     if len(program.streams) > config.cores:
         raise ValueError(f"{len(program.streams)} streams for the {config.cores} cores of {config.name}")
+    for core, stream in enumerate(program.streams):
+        stream.check(core)
     works = tuple(work(s, config, core) for core, s in enumerate(program.streams))
     threads = Threads.of(program)
     loop = _Loop(threads, config, works)
@@ -78,7 +81,8 @@ class _Costs:
     """What `Work` says of all instructions, as lists in the numbering of `Threads`.
 
     waits, posts: places in the list of all semaphores. banks: a bit for each bank of all cores. latency: from
-    the start to the first burst; cycles: from then on, or from the start, alone on the port.
+    the start to the first burst; whole: to the end, alone on the port; most: the part of the port that it can
+    take.
     """
 
     def __init__(self, threads: Threads, works: Sequence[Work]) -> None:
@@ -91,8 +95,8 @@ class _Costs:
         issue, latency = joined(lambda w: w.issue), joined(lambda w: w.latency)
         cycles = joined(lambda w: w.cycles)
         self.port = joined(lambda w: w.port).tolist()
-        self.port_cycles = joined(lambda w: w.port_cycles).tolist()
-        self.cycles = cycles.tolist()
+        port_cycles = joined(lambda w: w.port_cycles)
+        self.port_cycles, self.most = port_cycles.tolist(), np.minimum(1.0, port_cycles / cycles).tolist()
         self.latency = (issue + latency).tolist()
         self.whole = (issue + latency + np.ceil(cycles).astype(np.int64)).tolist()
 
@@ -114,10 +118,10 @@ def _semaphores(threads: Threads) -> tuple[list[tuple[int, ...]], list[tuple[int
 class _Loop:
     """Engines, queues, tokens and banks at one time after the other.
 
-    Lists by instruction or engine are in the numbering of `Threads`. when: the next that happens to an
-    engine: what stands first in its queue arrives, the first burst of its transfer comes, or it ends. stage:
-    how far what stands first in an idle engine's queue has come; since: it is idle, or waits for one cause,
-    from then on.
+    Lists by instruction or engine are in the numbering of `Threads`. when: something happens to an engine:
+    what stands first in its queue arrives, the first burst of its transfer comes, or it ends. stage: how far
+    what stands first in an idle engine's queue has come; since: it is idle, or waits for one cause, from
+    then on.
     """
 
     def __init__(self, threads: Threads, config: NpuConfig, works: Sequence[Work]) -> None:
@@ -135,86 +139,112 @@ class _Loop:
         self.busy = 0
         self.next = list(threads.first[:-1])
         self.dispatched = [-1] * cores
-        self.fenced: set[int] = set()  # cores whose dispatcher waits until all engines are idle
+        # Of each core's dispatcher, the thread whose queue is full; all engines of the core must be idle.
+        self.blocked = [_NOTHING] * cores
+        self.fenced: set[int] = set()
+        # Masks of threads: to look at now; that wait for a token, or for banks.
+        self.woken, self.at_banks, self.at_token = 0, 0, [0] * len(self.counts)
+        self.members: dict[int, tuple[int, ...]] = {}
         self.ports = (SharedPort(), SharedPort())
         self.start, self.end, self.bus = ([0.0] * length for _ in range(3))
         self.waited = [[0.0] * length for _ in range(3)]  # for the queue, for tokens, for banks
         self.halted = 0
 
     def run(self) -> None:
-        cores = range(len(self.next))
-        for core in cores:
+        for core in range(len(self.next)):
             self._dispatch(core, 0)
         when = self.when
         while (now := min(when)) != _NEVER:
             while now in when:
                 # The first of those to which something happens now, again and again: one may move others.
                 self._happen(when.index(now), now)
-            for core in self._start_all(now):
-                self._dispatch(core, now)
-        for core in cores:
-            if self.next[core] < self.threads.first[core + 1]:
+            self._start_all(now)
+        for core, number in enumerate(self.next):
+            if number < self.threads.first[core + 1]:
                 self._deadlock(core)
 
     def _happen(self, thread: int, now: int) -> None:
-        number = self.current[thread]
+        number, costs = self.current[thread], self.costs
         self.when[thread] = _NEVER
         if number == _NOTHING:
-            return
-        costs = self.costs
-        if self.joining[thread]:
+            self.woken |= 1 << thread
+        elif self.joining[thread]:
             self.joining[thread] = False
             port = self.ports[costs.port[number]]
-            port.join(thread, costs.port_cycles[number], costs.cycles[number], now)
-            for other, end in port.ends(now):
+            for other, end in port.join(thread, costs.port_cycles[number], costs.most[number], now):
                 self.when[other] = end
-            return
+        else:
+            self._end(thread, number, now)
+
+    def _end(self, thread: int, number: int, now: int) -> None:
+        costs, woken = self.costs, self.woken | self.at_banks | 1 << thread
         self.end[number] = now
         if costs.port[number] != NO_PORT:
-            self.bus[number] = max(0.0, now - self.start[number] - costs.whole[number])
-            port = self.ports[costs.port[number]]
-            port.leave(thread, now)
-            for other, end in port.ends(now):
+            alone = self.start[number] + costs.whole[number]
+            if now > alone:
+                self.bus[number] = now - alone
+            for other, end in self.ports[costs.port[number]].leave(thread, now):
                 self.when[other] = end
         self.busy &= ~costs.banks[number]
         for token in costs.posts[number]:
             self.counts[token] += 1
+            if self.at_token[token]:
+                woken |= self.at_token[token]
+                self.at_token[token] = 0
         self.current[thread], self.since[thread] = _NOTHING, now
+        self.woken, self.at_banks = woken, 0
 
-    def _start_all(self, now: int) -> set[int]:
+    def _start_all(self, now: int) -> None:
         """Starts what stands first in the queues of idle engines, where it, its tokens and its banks are
-        there. Returns the cores whose dispatcher may go on."""
-        counts, current, since, stages = self.counts, self.current, self.since, self.stage
-        cores = set(self.fenced)
-        for thread, queue in enumerate(self.queues):
-            if not queue or current[thread] != _NOTHING:
+        there; those that nothing has happened to since they were looked at still wait."""
+        woken, self.woken = self.woken, 0
+        if (members := self.members.get(woken)) is None:
+            members = tuple(t for t in range(len(self.queues)) if woken >> t & 1)
+            self.members[woken] = members
+        for thread in members:
+            queue = self.queues[thread]
+            if not queue or self.current[thread] != _NOTHING:
                 continue
-            number, stage = queue[0], stages[thread]
-            if stage == _ARRIVES:
-                arrival = self.arrival[number]
-                if arrival > now:
-                    self.when[thread] = arrival
-                    continue
-                if arrival > since[thread]:
-                    self.waited[0][number] = arrival - since[thread]
-                    since[thread] = arrival
-                stages[thread] = stage = _TOKENS
-            if stage == _TOKENS:
-                waits = self.costs.waits[number]
-                for token in waits:
-                    if not counts[token]:
-                        break
-                else:
-                    for token in waits:
-                        counts[token] -= 1
-                    self.waited[1][number] = now - since[thread]
-                    since[thread] = now
-                    stages[thread] = stage = _BANKS
-            if stage == _BANKS and not self.busy & self.costs.banks[number]:
-                queue.popleft()
-                self._start(thread, number, now)
-                cores.add(thread // ENGINES)
-        return cores
+            number = queue[0]
+            stage = self.stage[thread]
+            if stage == _ARRIVES and not self._arrived(thread, number, now):
+                continue
+            if stage != _BANKS and not self._take_tokens(thread, number, now):
+                continue
+            if self.busy & self.costs.banks[number]:
+                self.at_banks |= 1 << thread
+                continue
+            queue.popleft()
+            self._start(thread, number, now)
+            core = thread // ENGINES
+            if self.blocked[core] == thread:
+                self._dispatch(core, now)
+        for core in tuple(self.fenced):
+            self._dispatch(core, now)
+
+    def _arrived(self, thread: int, number: int, now: int) -> bool:
+        arrival = self.arrival[number]
+        if arrival > now:
+            self.when[thread] = arrival
+            return False
+        if arrival > self.since[thread]:
+            self.waited[0][number] = arrival - self.since[thread]
+            self.since[thread] = arrival
+        self.stage[thread] = _TOKENS
+        return True
+
+    def _take_tokens(self, thread: int, number: int, now: int) -> bool:
+        """All or none."""
+        waits, counts = self.costs.waits[number], self.counts
+        for token in waits:
+            if not counts[token]:
+                self.at_token[token] |= 1 << thread
+                return False
+        for token in waits:
+            counts[token] -= 1
+        self.waited[1][number] = now - self.since[thread]
+        self.since[thread], self.stage[thread] = now, _BANKS
+        return True
 
     def _start(self, thread: int, number: int, now: int) -> None:
         costs = self.costs
@@ -229,6 +259,7 @@ class _Loop:
     def _dispatch(self, core: int, now: int) -> None:
         number, end, last = self.next[core], self.threads.first[core + 1], self.dispatched[core]
         threads, queues = self.thread_of, self.queues
+        self.blocked[core] = _NOTHING
         while number < end:
             thread = threads[number]
             if thread < 0:
@@ -242,6 +273,7 @@ class _Loop:
             else:
                 queue = queues[thread]
                 if len(queue) >= self.depth:
+                    self.blocked[core] = thread
                     break
                 last = max(last + 1, now)
                 if not queue and self.current[thread] == _NOTHING:

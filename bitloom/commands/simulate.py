@@ -11,6 +11,7 @@ _NAME = 40
 
 if TYPE_CHECKING:
     from bitloom.simulation import Simulation
+    from compiler.ir.graph import Graph
     from compiler.numerics.element import Array
 
 
@@ -45,12 +46,14 @@ def simulate_command(
     if timing_only and (inputs is not None or output is not None):
         option = "--input" if inputs is not None else "--output"
         raise BitloomError(f"{option} needs results, --timing-only computes none", "leave one of them out")
-    from bitloom.simulation import simulate
+    from bitloom.simulation import simulate_model
     from sim.stream import StreamError
+    from targets.streams.model import read_model
 
-    sample = None if timing_only else _sample(network, inputs, seed)
+    model = read_model(network)
+    sample = None if timing_only else _sample(model.graph, inputs, seed)
     try:
-        result = simulate(network, sample, trace_file=trace)
+        result = simulate_model(model, sample, trace_file=trace)
     except StreamError as error:
         raise BitloomError(f"{network}: {error}", "compile the model again") from error
     if output is not None and result.outputs is not None:
@@ -63,14 +66,13 @@ def simulate_command(
         _print(result)
 
 
-def _sample(network: Path, inputs: Path | None, seed: int) -> dict[str, Array]:
+def _sample(graph: Graph, inputs: Path | None, seed: int) -> dict[str, Array]:
     from bitloom.commands.samples import Expected, read_samples
-    from bitloom.verification import random_inputs
     from compiler.ir.diagnostics import BitloomError
-    from targets.streams.model import read_model
 
-    graph = read_model(network).graph
     if inputs is None:
+        from bitloom.verification import random_inputs
+
         return next(random_inputs(graph, 1, seed))
     expected = [Expected(v.name, v.type.shape, (v.type.element.dtype,)) for v in graph.inputs]
     samples = read_samples(inputs, expected)

@@ -30,6 +30,8 @@ _TOKEN = re.compile(
     | (?P<punctuation>[{{}}()\[\]<>=:,@]))""",
     re.VERBOSE,
 )
+# A list of numbers to its end: lists of scales are most of what a graph's text holds beside constants.
+_NUMBERS = re.compile(r"\s*([-+\d.eE]+(?:\s*,\s*[-+\d.eE]+)*)\s*\]")
 _ELEMENTS = {e.value: e for e in ElementType}
 
 
@@ -49,25 +51,33 @@ class _Parser:
     def __init__(self, text: str, ops: Mapping[str, type[Op]]) -> None:
         self.text, self.ops = text, {**ops, Constant.mnemonic: Constant}
         self.position = 0
+        self.match: re.Match[str] | None = None  # the token at `position`, where it has been looked at
         self.values: dict[str, Value] = {}
 
     def fail(self, message: str) -> ParseError:
         line = self.text.count("\n", 0, self.position) + 1
         return ParseError(f"IR text, line {line}: {message}")
 
-    def peek(self) -> tuple[str, str]:
-        match = _TOKEN.match(self.text, self.position)
+    def _ahead(self) -> re.Match[str]:
+        match = self.match
+        if match is None:
+            match = self.match = _TOKEN.match(self.text, self.position)
         if match is None or match.lastgroup is None:
             raise self.fail(f"unexpected {self.text[self.position : self.position + 20]!r}")
-        return match.lastgroup, match.group(match.lastgroup)
+        return match
+
+    def peek(self) -> tuple[str, str]:
+        match = self._ahead()
+        kind = match.lastgroup or ""
+        return kind, match.group(kind)
 
     def take(self, expected: str | None = None) -> tuple[str, str]:
-        kind, token = self.peek()
+        match = self._ahead()
+        kind = match.lastgroup or ""
+        token = match.group(kind)
         if expected is not None and token != expected:
             raise self.fail(f"expected {expected!r}, found {token!r}")
-        match = _TOKEN.match(self.text, self.position)
-        assert match is not None
-        self.position = match.end()
+        self.position, self.match = match.end(), None
         return kind, token
 
     def accept(self, token: str) -> bool:
@@ -223,7 +233,7 @@ class _Parser:
         self.take("scale")
         self.take("=")
         if self.accept("["):
-            scales = tuple(float(s) for s in self.several(self.number, "]"))
+            scales = self.floats()
             self.keyword("axis")
             quantization = Quantization(scales, 0, int(self.number()))
         else:
@@ -232,6 +242,19 @@ class _Parser:
             quantization = Quantization((scale,), int(self.number()))
         self.take(">")
         return quantization
+
+    def floats(self) -> tuple[float, ...]:
+        """Numbers up to "]", which is taken."""
+        match = _NUMBERS.match(self.text, self.position)
+        if match is not None:
+            try:
+                found = tuple(map(float, match[1].split(",")))
+            except ValueError:
+                pass  # said below, number by number
+            else:
+                self.position, self.match = match.end(), None
+                return found
+        return tuple(float(s) for s in self.several(self.number, "]"))
 
     def keyword(self, word: str) -> None:
         for token in (",", word, "="):

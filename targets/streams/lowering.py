@@ -13,18 +13,18 @@ from compiler.lowering.memory_plan import Lifetime, MemoryPlan, aligned, plan_me
 from compiler.lowering.program import KernelCall, kernel_calls
 from compiler.lowering.storage import Place, StorageBuffer, place_values
 from compiler.numerics.element import Array, ElementType
+from schedules.npu_demands import Written
 from schedules.npu_dispatch import in_order_of_start
 from schedules.npu_emit import Address, Emitter
-from schedules.npu_staging import Room, Written, reserved, stage
+from schedules.npu_staging import Room, reserved, stage
 from sim.checker import check
 from sim.config import NpuConfig
 from sim.fields import Column
 from sim.stream import Program
 from sim.tokens import insert_tokens
 from targets.streams.layers import Layer, layer_of
+from targets.streams.model import DRAM, HOST, SRAM
 from targets.streams.rules import reason
-
-HOST, SRAM, DRAM = "host", "sram", "dram"
 
 
 @dataclass(frozen=True, slots=True)

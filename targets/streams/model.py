@@ -1,28 +1,34 @@
-"""A compiled network as a value, and its files: commands, constants, manifest, graph."""
+"""A compiled network as a value, and its files: commands, constants, manifest, graph.
+
+Imports little: times alone need neither the graph nor the compiler.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compiler.ir.diagnostics import BitloomError
-from compiler.ir.graph import Graph, Node, Value
-from compiler.ir.parser import parse_graph
-from compiler.lowering.storage import Place
 from compiler.numerics.element import Array
-from compiler.ops import OPS
 from sim.config import NpuConfig, config_from
 from sim.fields import Column
 from sim.stream import INSTRUCTION_BYTES, Program, Stream
-from targets.streams.lowering import HostStep, NpuProgram, Planned, StreamStep
 
+if TYPE_CHECKING:
+    from compiler.ir.graph import Graph, Node, Value
+    from compiler.lowering.storage import Place
+    from targets.streams.lowering import NpuProgram, Planned, StreamStep
+
+HOST, SRAM, DRAM = "host", "sram", "dram"  # where values lie
 FORMAT, VERSION = "bitloom-npu", 2
 COMMANDS, CONSTANTS, GRAPH = ".commands.bin", ".constants.bin", ".ir.gz"
 
@@ -40,9 +46,11 @@ class Location:
 @dataclass(frozen=True, slots=True)
 class HostCall:
     """A node by its operator's reference, or the copy of a value to a place. value: whose layer it is;
-    reason: why the NPU does not do it."""
+    layer, operator: what reports call it; reason: why the NPU does not do it."""
 
     value: str
+    layer: str
+    operator: str
     reason: str
     source: str | None = None
     target: Location | None = None
@@ -50,9 +58,12 @@ class HostCall:
 
 @dataclass(frozen=True, slots=True)
 class StreamLayer:
-    """value: the node's result; whole: it is complete behind this layer."""
+    """value: the node's result; layer, operator: what reports call it; whole: it is complete behind this
+    layer."""
 
     value: str
+    layer: str
+    operator: str
     whole: bool
 
 
@@ -66,40 +77,52 @@ class StreamCall:
     numbers: tuple[Column, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: a cached property
 class NpuModel:
-    """locations: of all values that are not constants, by name. constants: DRAM from byte 0."""
+    """read_graph: gives the graph, which times alone do not need. locations: of all values that are not
+    constants, by name. constants: DRAM from byte 0."""
 
     name: str
-    graph: Graph
+    read_graph: Callable[[], Graph]
     config: NpuConfig
     locations: Mapping[str, Location]
     steps: tuple[HostCall | StreamCall, ...]
     constants: Array
     host_bytes: int
 
+    @cached_property
+    def graph(self) -> Graph:
+        """Errors: BitloomError where it is damaged."""
+        return self.read_graph()
+
 
 def model_of(program: NpuProgram, name: str) -> NpuModel:
+    from targets.streams.lowering import HostStep
+
     def located(value: Value, place: Place) -> Location:
         memory, at = program.memories[place.buffer]
         return Location(memory, at + place.offset * value.type.element.dtype.itemsize, place.strides)
 
+    def names(p: Planned) -> tuple[str, str, str]:
+        node = p.call.node
+        value = node.outputs[0].name
+        return value, " + ".join(node.location.names) or value, node.op.mnemonic
+
     def host(p: Planned) -> HostCall:
         assert p.refusal is not None
-        if p.call.copies and p.call.reads:
+        if p.call.copies and p.call.reads:  # of a constant, the node as a whole gives it too
             x = p.call.reads[0]
-            return HostCall(p.call.node.output.name, p.refusal, x.name, located(x, p.call.places[0]))
-        if p.call.copies:  # of a constant: the node as a whole gives it too
-            return HostCall(p.call.node.output.name, p.refusal)
-        return HostCall(p.call.node.outputs[0].name, p.refusal)
+            return HostCall(*names(p), p.refusal, x.name, located(x, p.call.places[0]))
+        return HostCall(*names(p), p.refusal)
 
     def stream(step: StreamStep) -> StreamCall:
-        layers = [StreamLayer(p.call.node.output.name, p.call.completes) for p in step.planned]
+        layers = [StreamLayer(*names(p), p.call.completes) for p in step.planned]
         return StreamCall(step.program, tuple(layers), step.numbers)
 
     locations = {v.name: located(v, p) for v, p in program.places.items()}
     steps = tuple(host(s.planned) if isinstance(s, HostStep) else stream(s) for s in program.steps)
-    return NpuModel(name, program.graph, program.config, locations, steps, program.dram, program.host_bytes)
+    graph = program.graph
+    return NpuModel(name, lambda: graph, program.config, locations, steps, program.dram, program.host_bytes)
 
 
 def model_files(model: NpuModel, facts: Mapping[str, Any]) -> dict[str, bytes]:
@@ -159,8 +182,14 @@ def read_model(folder: Path) -> NpuModel:
         raise BitloomError(
             f"{path} has version {record['version']}, this bitloom reads {VERSION}: compile again"
         )
-    try:
+    with _refusing_damage(folder):
         return _read(folder, record)
+
+
+@contextmanager
+def _refusing_damage(folder: Path) -> Generator[None]:
+    try:
+        yield
     except (EOFError, gzip.BadGzipFile, ValueError, KeyError) as error:
         said = f"{error} is missing" if isinstance(error, KeyError) else error
         raise BitloomError(f"{folder} is damaged: {said}", "compile the model again") from error
@@ -169,10 +198,18 @@ def read_model(folder: Path) -> NpuModel:
 def _read(folder: Path, record: Mapping[str, Any]) -> NpuModel:
     commands = (folder / record["files"]["commands"]).read_bytes()
     constants = np.frombuffer((folder / record["files"]["constants"]).read_bytes(), np.uint8)
-    text = gzip.decompress((folder / f"{record['name']}{GRAPH}").read_bytes()).decode()
+    path = folder / f"{record['name']}{GRAPH}"
+
+    def graph() -> Graph:
+        from compiler.ir.parser import parse_graph
+        from compiler.ops import OPS
+
+        with _refusing_damage(folder):
+            return parse_graph(gzip.decompress(path.read_bytes()).decode(), OPS)
+
     return NpuModel(
         record["name"],
-        parse_graph(text, OPS),
+        graph,
         config_from(record["npu"]),
         {name: _location(at) for name, at in record["values"].items()},
         tuple(_step(step, commands) for step in record["steps"]),
@@ -185,7 +222,8 @@ def _step(record: Mapping[str, Any], commands: bytes) -> HostCall | StreamCall:
     if "host" in record:
         call = record["host"]
         target = None if call["target"] is None else _location(call["target"])
-        return HostCall(call["value"], call["reason"], call["source"], target)
+        names = (call["value"], call["layer"], call["operator"])
+        return HostCall(*names, call["reason"], call["source"], target)
     streams: list[Stream] = []
     numbers: list[Column] = []
     for part in record["streams"]:
@@ -196,7 +234,7 @@ def _step(record: Mapping[str, Any], commands: bytes) -> HostCall | StreamCall:
         numbers.append(np.repeat(part["layers"][::2], part["layers"][1::2]))
         if len(numbers[-1]) != part["instructions"]:
             raise ValueError(f"{part['instructions']} instructions, layers of {len(numbers[-1])}")
-    layers = tuple(StreamLayer(x["value"], x["whole"]) for x in record["layers"])
+    layers = tuple(StreamLayer(x["value"], x["layer"], x["operator"], x["whole"]) for x in record["layers"])
     return StreamCall(Program(tuple(streams)), layers, tuple(numbers))
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compiler.interpreter import run_node
-from compiler.ir.graph import Value
-from compiler.ir.types import TensorType
 from compiler.numerics.element import Array
 from sim.checker import check
 from sim.functional.core import Core, External
 from sim.functional.execute import execute
 from sim.statistics import Statistics, statistics
 from sim.timing import Timing, time_program
-from targets.streams.lowering import DRAM, HOST, SRAM
-from targets.streams.model import HostCall, Location, NpuModel, StreamCall, node_of
+from targets.streams.model import DRAM, HOST, SRAM, HostCall, Location, NpuModel, StreamCall, node_of
+
+if TYPE_CHECKING:
+    from compiler.ir.graph import Value
+    from compiler.ir.types import TensorType
 
 Observe = Callable[[str, Array], None]
 
@@ -83,6 +84,8 @@ class _Machine:
             value = self.values[step.source]
             self._view(value.type, step.target)[...] = self.read(step.source)
             return
+        from compiler.interpreter import run_node
+
         node = node_of(self.model.graph, step.value)
         results = run_node(node, [self.read(v.name) for v in node.inputs])
         for value, array in zip(node.outputs, results, strict=True):
