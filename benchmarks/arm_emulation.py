@@ -24,6 +24,7 @@ from compiler.lowering.machine import CpuMachine
 from compiler.lowering.program import Program, lower_variants
 from compiler.quantize.calibration_run import read_calibration
 from targets.cpu import CpuTarget
+from targets.measuring.emulated import build_plugin
 
 _SOURCES = Path(__file__).parent / "arm"
 # "CPU part" of /proc/cpuinfo of the cores that qemu emulates, and the features that onnxruntime looks for.
@@ -45,10 +46,7 @@ class Emulator:
     """Counts instructions by a qemu plugin, built from its source in `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        self.plugin = folder / "count_instructions.so"
-        source = _SOURCES / "count_instructions.c"
-        flags = ["-shared", "-fPIC", "-O2", "-Wl,-undefined,dynamic_lookup"]
-        _zig_cc([*flags, str(source), "-o", str(self.plugin)])
+        self.plugin = build_plugin(folder)
 
     def per_run(
         self, cpu: str, command: Sequence[str], folder: Path, options: Sequence[str] = ()

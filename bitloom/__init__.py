@@ -14,6 +14,7 @@ from bitloom._siblings import check_siblings
 
 if TYPE_CHECKING:
     from bitloom.compiling import Artifact, compile
+    from bitloom.exploring import Exploration, explore
     from bitloom.loading import Model, load
     from bitloom.simulation import Simulation, simulate
     from bitloom.verification import Verification, verify
@@ -23,10 +24,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Artifact",
     "BitloomError",
+    "Exploration",
     "Model",
     "Simulation",
     "Verification",
     "compile",
+    "explore",
     "load",
     "simulate",
     "verify",
@@ -40,6 +43,8 @@ _HOMES = {
     "BitloomError": "compiler.ir.diagnostics",
     "Model": "bitloom.loading",
     "compile": "bitloom.compiling",
+    "Exploration": "bitloom.exploring",
+    "explore": "bitloom.exploring",
     "load": "bitloom.loading",
     "Verification": "bitloom.verification",
     "verify": "bitloom.verification",

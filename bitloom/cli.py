@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from bitloom.commands.compile import compile_command
 from bitloom.commands.doctor import doctor_command
+from bitloom.commands.explore import explore_command
 from bitloom.commands.inspect import inspect_command
 from bitloom.commands.run import run_command
 from bitloom.commands.simulate import simulate_command
@@ -63,6 +64,7 @@ app.command("compile")(compile_command)
 app.command("run")(run_command)
 app.command("verify")(verify_command)
 app.command("simulate")(simulate_command)
+app.command("explore")(explore_command)
 app.command("inspect")(inspect_command)
 app.command("targets")(targets_command)
 app.command("doctor")(doctor_command)

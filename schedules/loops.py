@@ -53,7 +53,7 @@ class LoopsPlan:
     @property
     def symbol(self) -> str:
         digest = structural_digest(self.form, self.machine, self.config)
-        return f"{_type_prefix(self.form)}_{self.form.name}_{self.lanes}_{self.machine.name}_{digest[:8]}"
+        return f"{type_prefix(self.form)}_{self.form.name}_{self.lanes}_{self.machine.name}_{digest[:8]}"
 
     @property
     def lanes(self) -> int:
@@ -91,15 +91,7 @@ class LoopsPlan:
         return result
 
     def pack(self, constants: Mapping[str, Array]) -> dict[str, Array]:
-        """Constants as they are. Errors: KeyError, ValueError for a missing or misshapen one."""
-        packed: dict[str, Array] = {}
-        for buffer in self.form.buffers:
-            if buffer.role is Role.CONSTANT:
-                value = constants[buffer.name]
-                if value.shape != buffer.shape or value.dtype != buffer.element.dtype:
-                    raise ValueError(f"{buffer.name} is {value.dtype}{value.shape}, not {buffer}")
-                packed[buffer.name] = value
-        return packed
+        return packed_constants(self.form, constants)
 
     def build(self) -> bytes:
         from compiler.lowering.build import build_object
@@ -131,6 +123,18 @@ _PREFIXES = {
 }
 
 
-def _type_prefix(form: LoopForm) -> str:
+def type_prefix(form: LoopForm) -> str:
     output = next((b for b in form.operands if b.role is Role.OUTPUT), form.buffers[0])
     return _PREFIXES[output.element]
+
+
+def packed_constants(form: LoopForm, constants: Mapping[str, Array]) -> dict[str, Array]:
+    """Constants as they are. Errors: KeyError, ValueError for a missing or misshapen one."""
+    packed: dict[str, Array] = {}
+    for buffer in form.buffers:
+        if buffer.role is Role.CONSTANT:
+            value = constants[buffer.name]
+            if value.shape != buffer.shape or value.dtype != buffer.element.dtype:
+                raise ValueError(f"{buffer.name} is {value.dtype}{value.shape}, not {buffer}")
+            packed[buffer.name] = value
+    return packed

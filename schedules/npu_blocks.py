@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TypeVar
 
 import numpy as np
@@ -11,12 +12,14 @@ import numpy as np
 from compiler.loops.form import Convolution
 from compiler.numerics.element import Array
 from schedules.npu_tiling import Fold, Tiling
+from sim.compression import deflate
 from sim.config import NpuConfig
 from sim.functional.memory import pack_rows
 from sim.parameters import pack_parameters
 
 _T = TypeVar("_T")
 _NO_RESCALE = (1 << 30, 31)  # multiplier and shift where nothing is rescaled: results of 32 bits
+_SAMPLE = 4096  # weights of a row, and an eighth of the bytes, that tell how well all can be compressed
 Key = tuple[int, int]  # first channel of a block, first channel of a piece
 
 
@@ -144,6 +147,14 @@ def _packed_product(
     rows = part.reshape(block.count, -1).T
     columns = [rows[:, o : o + lanes] for o in range(0, block.count, lanes)]
     return np.concatenate([pack_rows(np.ascontiguousarray(c), bits).reshape(-1) for c in columns])
+
+
+def weight_ratio(weight: Array, bits: int) -> float:
+    """Compressed bytes of a layer's weights by those of the weights, in sixteenths: equal layers with about
+    equal weights share a tiling. weight: OHWI codes."""
+    rows = np.ascontiguousarray(weight.reshape(weight.shape[0], -1)[:, :_SAMPLE].T)
+    raw = pack_rows(rows[:, :_SAMPLE], bits).reshape(-1)[: _SAMPLE * 8]
+    return min(1.0, ceil(deflate(raw).size / raw.size * 16) / 16)
 
 
 def pack_channel_parameters(form: Convolution, constants: Mapping[str, Array]) -> Array:

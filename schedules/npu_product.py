@@ -91,7 +91,8 @@ class _Core:
             core, Memory.ACTIVATION, t.image_slots * t.image_slot_bytes, t.result_slot_bytes, t.result_slots
         )
         self.weights = e.slots(core, Memory.WEIGHT, 0, t.weight_slot_bytes, t.weight_slots)
-        self.accumulators = e.slots(core, Memory.ACCUMULATOR, 0, pads.accumulator_words // 2, t.accumulators)
+        words = pads.accumulator_words // 2 * 2 // t.accumulators
+        self.accumulators = e.slots(core, Memory.ACCUMULATOR, 0, words, t.accumulators)
         bank = pads.parameter_bytes // pads.parameter_banks
         self.parameters = e.slots(core, Memory.PARAMETER, 0, bank, pads.parameter_banks)
         self.fetched = 0  # units of weights

@@ -22,10 +22,10 @@ from sim.config import PARAMETER_BYTES, NpuConfig
 from sim.timing import Timing, time_program
 from sim.tokens import Synchronised, insert_tokens
 
-_TRIALS = 6
+_TRIALS = 5
 _ALIKE = 1  # tilings of one kind that are tried
-_INSTRUCTIONS = 500  # of a trial, about
-_WORTH = 1.5  # what costs more than the cheapest by this factor is not tried
+_INSTRUCTIONS = 400  # of a trial, about
+_WORTH = 1.2  # what costs more than the cheapest by this factor is not tried
 
 
 def has_tiling(shape: Shape, config: NpuConfig) -> bool:
@@ -60,7 +60,7 @@ def candidate_tilings(
 ) -> list[Candidate]:
     """The cheapest first: at most `count` of all that fit, at most `alike` of one kind (fold, channels,
     size of a tile, order)."""
-    space = with_two_engines(tiling_space(shape, config), config)
+    space = with_two_engines(tiling_space(shape, config), shape, config)
     cycles, least = costs(space, shape, config)
     kinds = Counter[tuple[int, ...]]()
     found: list[Candidate] = []

@@ -186,14 +186,16 @@ def _fitting(shape: Shape, config: NpuConfig, choices: NDArray[np.int64]) -> Spa
     return space.where(fits & (width * pixel < _ROW_LENGTH))
 
 
-def with_two_engines(space: Space, config: NpuConfig) -> Space:
-    """The same tilings, those with images by LOAD and FETCH, and those with weights by both where one engine
-    cannot take all that DRAM gives."""
-    # Where elements are scattered the strides inside of the core would change for each load of weights.
-    variants = {"image_engines": space.where((space.image_slots > 1) & (space.fold != Fold.WINDOW))}
-    port = config.dram
-    if port.read_outstanding * port.burst_cycles < port.read_latency_cycles + port.burst_cycles:
-        variants["weight_engines"] = space
+def with_two_engines(space: Space, shape: Shape, config: NpuConfig) -> Space:
+    """The same tilings; those with images by LOAD and FETCH, unless constants come to SRAM first and
+    FETCH has no time left; those with weights by both where one engine cannot take what DRAM gives."""
+    variants: dict[str, Space] = {}
+    if shape.constants_dram:
+        # Where elements are scattered the strides inside of the core would change for each load of weights.
+        variants["image_engines"] = space.where((space.image_slots > 1) & (space.fold != Fold.WINDOW))
+        port = config.dram
+        if port.read_outstanding * port.burst_cycles < port.read_latency_cycles + port.burst_cycles:
+            variants["weight_engines"] = space
     parts = [space]
     for name, part in variants.items():
         columns = {f.name: getattr(part, f.name) for f in fields(Space)}

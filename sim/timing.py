@@ -59,10 +59,13 @@ class Timing:
 def time_program(program: Program, config: NpuConfig) -> Timing:
     """Timing alone: no memory is read or written, no hazard looked for.
 
-    Errors: StreamError where a register is not set, or instructions wait for each other for ever.
+    Errors: StreamError for bits that are no instruction, where a register is not set, or where instructions
+    wait for each other for ever.
     """
     if len(program.streams) > config.cores:
         raise ValueError(f"{len(program.streams)} streams for the {config.cores} cores of {config.name}")
+    for core, stream in enumerate(program.streams):
+        stream.check(core)
     works = tuple(work(s, config, core) for core, s in enumerate(program.streams))
     threads = Threads.of(program)
     loop = _Loop(threads, config, works)

@@ -23,6 +23,7 @@ from sim.stream import Program, Stream
 from sim.threads import ENGINES, Threads
 
 _BLOCK = 256  # instructions whose accesses are compared together
+_PAIRS = 1 << 20  # of accesses that are held at once
 _Lists = list[list[int]]
 
 
@@ -151,12 +152,13 @@ class _Recent:
         mine = np.arange(first, last)
         rows = np.concatenate([self.rows, mine])
         self.rows = rows = rows[np.argsort(space.thread[rows], kind="stable")]
-        hit = self._conflicts(mine, rows)
-        places = np.where(hit, space.place[rows], -1)
         present, starts = np.unique(space.thread[rows], return_index=True)
-        latest = np.full((len(mine), self.count), -1)
-        latest[:, present] = np.maximum.reduceat(places, starts, axis=1)
-        np.maximum.at(needed, self.at[mine] - begin, latest)
+        step = max(1, _PAIRS // len(rows))
+        for some in (mine[i : i + step] for i in range(0, len(mine), step)):
+            places = np.where(self._conflicts(some, rows), space.place[rows], -1)
+            latest = np.full((len(some), self.count), -1)
+            latest[:, present] = np.maximum.reduceat(places, starts, axis=1)
+            np.maximum.at(needed, self.at[some] - begin, latest)
 
     def _conflicts(self, mine: Column, rows: Column) -> NDArray[np.bool_]:
         """[mine, rows]: whether a row comes before and has a common byte that one of them writes."""

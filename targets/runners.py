@@ -78,6 +78,24 @@ def runner_named(name: str) -> Runner:
     raise RunnerError(f'unknown runner "{name}"', f"runners are {_SPELLINGS}")
 
 
+def emulator_command(cpu: str, architecture: str) -> list[str]:
+    """qemu's user mode for a core; a program and its arguments follow.
+
+    Errors: RunnerError where the architecture is not Arm's, qemu is not installed or has no such core.
+    """
+    if architecture not in ("aarch64", "arm"):
+        raise RunnerError(f"qemu:{cpu} runs Arm libraries; this one is for {architecture}")
+    program_name = f"qemu-{architecture}"
+    qemu = shutil.which(program_name) or shutil.which(f"{program_name}-static")
+    if qemu is None:
+        raise RunnerError(f"there is no {program_name}", "Debian and Ubuntu: apt-get install qemu-user")
+    listed = _text(_run([qemu, "-cpu", "help"]).stdout).splitlines()
+    known = [line.split()[0] for line in listed if line.startswith(" ")]
+    if cpu not in known:
+        raise RunnerError(f'{program_name} emulates no "{cpu}"', f"it emulates {', '.join(known)}")
+    return [qemu, "-cpu", cpu]
+
+
 class Emulator:
     """An Arm core of qemu's user mode, of 64 or 32 bits as the program is."""
 
@@ -89,17 +107,7 @@ class Emulator:
         self._command: list[str] = []
 
     def start(self, program: Path, architecture: str) -> None:
-        if architecture not in ("aarch64", "arm"):
-            raise RunnerError(f"{self.name} runs Arm libraries; this one is for {architecture}")
-        program_name = f"qemu-{architecture}"
-        qemu = shutil.which(program_name) or shutil.which(f"{program_name}-static")
-        if qemu is None:
-            raise RunnerError(f"there is no {program_name}", "Debian and Ubuntu: apt-get install qemu-user")
-        listed = _text(_run([qemu, "-cpu", "help"]).stdout).splitlines()
-        known = [line.split()[0] for line in listed if line.startswith(" ")]
-        if self._cpu not in known:
-            raise RunnerError(f'{program_name} emulates no "{self._cpu}"', f"it emulates {', '.join(known)}")
-        self._command = [qemu, "-cpu", self._cpu, str(program)]
+        self._command = [*emulator_command(self._cpu, architecture), str(program)]
 
     def execute(self, request: bytes) -> Finished:
         done = _run(self._command, request)

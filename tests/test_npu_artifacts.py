@@ -139,6 +139,7 @@ def test_an_npu_of_ones_own(tmp_path: Path) -> None:
         (("simulate", "net", "--input", "c.npz"), "c.npz holds 4 samples"),
         (("simulate", "short"), "short is damaged: the commands end at byte 160"),
         (("simulate", "wrong"), "core 0, instruction"),
+        (("simulate", "torn", "--timing-only"), "core 0, instruction 1 (0xffff"),
         (("verify", "wrong"), "core 0, instruction"),
         (("run", "net", "--input", "c.npz"), "net holds a network for the NPU, no library"),
     ],
@@ -148,10 +149,11 @@ def test_mistakes(network: Path, tmp_path: Path, arguments: tuple[str, ...], sai
     shutil.copy(network / "c.npz", tmp_path / "c.npz")
     text = (PRESETS / "npu-128.toml").read_text()
     (tmp_path / "bad.toml").write_text(f'color = "red"\n{text}')
-    for name in ("net", "short", "wrong"):
+    for name in ("net", "short", "wrong", "torn"):
         shutil.copytree(network / "out", tmp_path / name)
     commands = (network / "out" / "m.commands.bin").read_bytes()
     (tmp_path / "short" / "m.commands.bin").write_bytes(commands[:160])
+    (tmp_path / "torn" / "m.commands.bin").write_bytes(commands[:16] + b"\xff" * 16 + commands[32:])
     # Without the tokens of the first gemm: no hazard is left to chance.
     (tmp_path / "wrong" / "m.commands.bin").write_bytes(_without_tokens(commands))
     outcome = command(*arguments, cwd=tmp_path)

@@ -162,6 +162,40 @@ def test_bits_that_are_no_instruction_are_refused_with_their_index() -> None:
         Stream.from_bytes(bytes(17))
 
 
+def _constructed(words: int) -> list[Instruction] | None:
+    """What the constructor of the opcode's class makes of the fields one by one, or None where it refuses."""
+    cls = INSTRUCTIONS[words & 31]
+    tokens = [words >> 8 + 5 * i & 31 for i in range(4)]
+    fields: dict[str, int] = {}
+    for field in fields_of(cls):
+        raw = words >> field.low_bit & ((1 << field.width) - 1)
+        if field.signed and raw >> (field.width - 1):
+            raw -= 1 << field.width
+        try:
+            fields[field.name] = field.kind(1 << raw if field.log2 else raw)
+        except ValueError:
+            return None
+    waits, posts = (tuple(t for t in pair if t != 31) for pair in (tokens[:2], tokens[2:]))
+    try:
+        return [cls(waits=waits, posts=posts, **fields)]  # pyright: ignore
+    except InstructionError:
+        return None
+
+
+@settings(max_examples=500)
+@given(st.sampled_from(INSTRUCTIONS), st.integers(0, (1 << 128) - 1), st.integers(0, (1 << 128) - 1))
+def test_columns_refuse_what_constructors_refuse(cls: type[Instruction], bits: int, mask: int) -> None:
+    """Of any bits; with a mask, so that small values, and bits that belong to no field, are met too."""
+    words = bits & mask & ~31 | cls.opcode
+    stream = Stream.from_bytes(words.to_bytes(16, "little"))
+    expected = _constructed(words)
+    if expected is None:
+        with pytest.raises(StreamError, match=cls.mnemonic):
+            stream.decode()
+    else:
+        assert stream.decode() == expected
+
+
 @given(
     st.lists(
         st.tuples(st.integers(-(2**31), 2**31 - 1), st.integers(2**30, 2**31 - 1), st.integers(1, 62)),

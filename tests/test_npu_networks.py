@@ -27,14 +27,14 @@ def _channel_type(element: ElementType, scales: list[float]) -> QuantizedType:
 
 
 @st.composite
-def convolutions(draw: st.DrawFn) -> Graph:
+def convolutions(draw: st.DrawFn, most_inputs: int = 80) -> Graph:
     """One convolution: all widths, strides, dilations, pads and groups."""
     kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     stride = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     dilation = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     pads = tuple(draw(st.integers(0, kernel[d % 2] * dilation[d % 2])) for d in range(4))
     groups = draw(st.sampled_from([1, 1, 1, 2, 3, 40]))
-    inputs = draw(st.integers(1, 80 if groups == 1 else 4)) if groups < 40 else 1
+    inputs = draw(st.integers(1, most_inputs if groups == 1 else 4)) if groups < 40 else 1
     outputs = draw(st.integers(1, 70 if groups == 1 else 5)) if groups < 40 else draw(st.integers(1, 2))
     element, weight_element = (
         draw(st.sampled_from([I8, I8, I16])),

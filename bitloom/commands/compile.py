@@ -140,16 +140,22 @@ def _refuse_early(
     """The checks that need no heavy import. `compile` makes them too, but later."""
     from bitloom.refusals import check_output
     from compiler.frontend.wire import read_checked
-    from compiler.ir.diagnostics import BitloomError
     from targets import target_named
 
     target_named(target, variants)
     read_checked(model)
+    check_calibration(calibration)
+    check_output(output)
+
+
+def check_calibration(calibration: Path | None) -> None:
+    """Errors: BitloomError where there is none; it says how such a file is made."""
+    from compiler.ir.diagnostics import BitloomError
+
     if calibration is None:
         raise BitloomError("calibration data is needed, to find the range of every tensor", _NO_CALIBRATION)
     if not calibration.exists():
         raise BitloomError(f"calibration {calibration}: no such file", _NO_CALIBRATION)
-    check_output(output)
 
 
 def _print(artifact: Artifact, json: bool) -> None:

@@ -80,6 +80,11 @@ class Toolchain:
         files = [*map(str, [source, *objects]), "-o", str(output)]
         self._run([*self._compiler(), "-O2", "-static", *language, *folders, *flags, *files])
 
+    def link_plugin(self, source: Path, output: Path) -> None:
+        """Makes a shared library from C whose host program brings what it lacks."""
+        options = ["-O2", "-g0", "-shared", "-fPIC", "-Wl,-undefined,dynamic_lookup"]
+        self._run([*self._compiler(), *options, str(source), "-o", str(output)])
+
     def archive(self, objects: Sequence[Path], output: Path) -> None:
         """Makes a static library; members carry no time or owner."""
         self._run([*_zig("ar"), "qcsD", str(output), *map(str, objects)])

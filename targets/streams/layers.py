@@ -12,7 +12,7 @@ from compiler.lowering.program import KernelCall
 from compiler.numerics.element import Array
 from compiler.ops.edge import Requantize
 from compiler.ops.pooling import AveragePool2D, MaxPool2D
-from schedules.npu_blocks import pack_channel_parameters, pack_weights
+from schedules.npu_blocks import pack_channel_parameters, pack_weights, weight_ratio
 from schedules.npu_emit import Blob, Emitter
 from schedules.npu_product import Product, emit_product
 from schedules.npu_search import choose_tiling
@@ -58,8 +58,9 @@ class ProductLayer:
         assert isinstance(form, Convolution)
         image = memory.address(memory.place(call.reads[0]), form.input.dtype.itemsize)
         result = memory.address(call.places[0], form.output.dtype.itemsize)
+        ratio = weight_ratio(constants["weight"], form.weight.bits)
         config = e.config if image.dram or result.dram else e.expects
-        tiling = choose_tiling(Shape(form, image.dram, result.dram), config)
+        tiling = choose_tiling(Shape(form, image.dram, result.dram, ratio), config)
         assert tiling is not None  # where operands lie changes the cost, not what fits
         weights = {
             key: _blob(memory, packed)

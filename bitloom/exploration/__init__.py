@@ -1,0 +1,1 @@
+"""Many configurations of the NPU for one network: which are worth their silicon?"""

@@ -1,0 +1,96 @@
+"""Kernels for GPUs before they are built: their OpenCL C, launches and packed constants, without TVM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from compiler.loops.form import Form
+from compiler.numerics.element import Array, ElementType
+from schedules.mali_code import type_of
+from schedules.mali_machines import GpuMachine
+
+
+@dataclass(frozen=True, slots=True)
+class ClParameter:
+    """An operand: bytes from an offset in a memory object. restrict: no other operand overlaps it."""
+
+    name: str
+    element: ElementType
+    constant: bool
+    restrict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ClKernel:
+    """One launch. items: work-items in each dimension; work_group: of which so many run together.
+
+    source: the whole `__kernel` function. Its arguments are, for each operand of the plan, the memory object
+    and a byte offset. A launch has whole groups: work-items beyond `items` do nothing.
+    """
+
+    name: str
+    source: str
+    items: tuple[int, int, int]
+    work_group: tuple[int, int, int]
+
+    @property
+    def global_size(self) -> tuple[int, int, int]:
+        x, y, z = (-(-n // g) * g for n, g in zip(self.items, self.work_group, strict=True))
+        return (x, y, z)
+
+
+class ClPlan(Protocol):
+    """A form on a GPU: a `KernelPlan` in all but `build`, for `kernels` are its code."""
+
+    @property
+    def form(self) -> Form: ...
+
+    @property
+    def machine(self) -> GpuMachine: ...
+
+    @property
+    def symbol(self) -> str: ...
+
+    @property
+    def operands(self) -> tuple[str, ...]: ...
+
+    @property
+    def kernels(self) -> tuple[ClKernel, ...]: ...
+
+    def pack(self, constants: Mapping[str, Array]) -> dict[str, Array]: ...
+
+
+def work_group(items: tuple[int, int, int], most: int) -> tuple[int, int, int]:
+    """Powers of two, the first dimension first: neighbours along it read neighbouring memory."""
+    sizes: list[int] = []
+    for count in items:
+        size = 1
+        while size * 2 <= most and size < count:
+            size *= 2
+        sizes.append(size)
+        most //= size
+    x, y, z = sizes
+    return (x, y, z)
+
+
+def kernel(
+    name: str, parameters: Iterable[ClParameter], body: str, items: tuple[int, int, int], machine: GpuMachine
+) -> ClKernel:
+    """A kernel whose body sees the operand a as the typed pointer p_a, and its place as item_x, item_y and
+    item_z."""
+    parameters = tuple(parameters)
+    group = work_group(items, machine.work_group)
+    arguments = ", ".join(f"__global uchar *{p.name}_base, int {p.name}_at" for p in parameters)
+    lines = [f"__attribute__((reqd_work_group_size({', '.join(map(str, group))})))"]
+    lines.append(f"__kernel void {name}({arguments})\n{{")
+    for p in parameters:
+        pointer = f"__global {'const ' if p.constant else ''}{type_of(p.element)} *"
+        restrict = "restrict " if p.restrict else ""
+        lines.append(f"    {pointer}{restrict}p_{p.name} = ({pointer})({p.name}_base + {p.name}_at);")
+    for dimension, (axis, count) in enumerate(zip("xyz", items, strict=True)):
+        lines.append(f"    const int item_{axis} = get_global_id({dimension});")
+        if count % group[dimension]:
+            lines.append(f"    if (item_{axis} >= {count})\n        return;")
+    return ClKernel(name, "\n".join(lines) + f"\n{body}}}\n", items, group)

@@ -1,0 +1,27 @@
+"""Law: the OpenCL kernel of a loop form of integers is what `evaluate` says, and writes nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from compiler.loops.evaluate import evaluate
+from compiler.numerics.element import ElementType
+from schedules.mali_loops import ClLoopsConfig, plan_cl_loops
+from schedules.mali_machines import G76, GENERIC, GpuMachine
+from tests.opencl_kernel import run_plans
+from tests.test_lowering_loops import FAMILIES, assert_same, operands_of
+
+INTEGER = {
+    name: form
+    for name, form in FAMILIES.items()
+    if not any(b.element is ElementType.F32 for b in form.buffers)
+}
+
+
+@pytest.mark.parametrize("machine", [GENERIC, G76], ids=lambda m: m.name)
+@pytest.mark.parametrize("vector_bytes", [4, 16, 64])
+def test_families_equal_their_forms(machine: GpuMachine, vector_bytes: int) -> None:
+    config = ClLoopsConfig(vector_bytes=vector_bytes)
+    plans = [(plan_cl_loops(form, machine, config), operands_of(form)) for form in INTEGER.values()]
+    for (plan, operands), outputs in zip(plans, run_plans(plans), strict=True):
+        assert_same(outputs, evaluate(plan.form, operands))
