@@ -68,9 +68,11 @@ class Slots:
 @dataclass(slots=True)
 class Emitter:
     """Collects (core, instruction) in the order that results must respect. layers: of each one, the number of
-    the layer that it belongs to."""
+    the layer that it belongs to. expects: what tilings reckon with, where constants do not come as `config`
+    says."""
 
     config: NpuConfig
+    expects: NpuConfig
     instructions: list[tuple[int, Instruction]] = field(default_factory=list[tuple[int, Instruction]])
     layers: list[int] = field(default_factory=list[int])
     layer: int = 0

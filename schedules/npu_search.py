@@ -97,12 +97,12 @@ def trial(tiling: Tiling, shape: Shape, config: NpuConfig) -> Trial:
     """The layer alone on the simulator, or an estimate from its first steps."""
     p = _without_data(tiling, shape, config)
     steps = count_steps(p, config.cores)
-    e = Emitter(config)
+    e = Emitter(config, config)
     ends = emit_product(e, p, min(steps, 4))
     each = max(1, len(e.instructions) // len(ends))
     tried = min(steps, max(4, _INSTRUCTIONS // each))
     if tried > len(ends):
-        e = Emitter(config)
+        e = Emitter(config, config)
         ends = emit_product(e, p, tried)
     found, timing = _timed(e)
     if tried == steps:

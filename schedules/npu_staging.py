@@ -29,8 +29,8 @@ from sim.tokens import Synchronised
 LEAST_BANKS = 6  # of the activation memory: two are kept for staging
 BANKS = 2
 _WINDOW = 3000.0  # cycles to either side of a demand in which it is looked at how busy LOAD is
-_IDLE = 0.65  # LOAD fetches copies where it is busy for less than that part of the time
-_STORE_MARGIN = 0.5  # of a transfer: how much later than planned data may arrive without delaying STORE
+_IDLE = 0.8  # LOAD fetches copies where it is busy for less than that part of the time FETCH would be
+_STORE_MARGIN = 0.1  # of a transfer: how much later than planned data may arrive without delaying STORE
 
 
 @dataclass(slots=True)
@@ -80,9 +80,32 @@ def reserved(config: NpuConfig) -> NpuConfig:
     return replace(config, scratchpad=replace(pads, activation_banks=banks, activation_bytes=banks * bank))
 
 
+def expected(config: NpuConfig) -> NpuConfig:
+    """What the tiling of a layer without tensors in DRAM should reckon with: constants come at the rate of
+    SRAM, behind the latency of DRAM for those that were not copied."""
+    sram, latency = config.sram, config.dram.read_latency_cycles
+    rounds = sram.read_outstanding * sram.burst_bytes / (sram.read_latency_cycles + sram.burst_cycles)
+    rate = min(rounds, sram.bytes_per_cycle)
+    outstanding = ceil(latency * rate / sram.burst_bytes) + 1
+    return replace(
+        config,
+        dram=replace(
+            config.dram, bytes_per_cycle=rate, burst_bytes=sram.burst_bytes, read_outstanding=outstanding
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A program with copies of constants, and its cycles if all of them had been in SRAM from the start."""
+
+    written: Written
+    ideal: int
+
+
 def stage(
     written: Written, found: Synchronised, config: NpuConfig, room: Room, constants: int
-) -> Written | None:
+) -> Staged | None:
     """The program with copies of constants to SRAM, or None where there is nothing to copy.
 
     found: the program with tokens, whose layers leave the `reserved` banks alone. constants: the byte of DRAM
@@ -100,7 +123,7 @@ def stage(
     times = instruction_times(found, config, numbers, len(written.instructions))
     plan = _Plan(written, config, room, times)
     plan.serve(sorted((demand_of(n, written, times) for n in numbers), key=lambda d: d.start))
-    return plan.written() if plan.copies else None
+    return Staged(plan.written(), times.cycles) if plan.copies else None
 
 
 class _Plan:
@@ -128,6 +151,7 @@ class _Plan:
         self.sources: dict[int, tuple[int, Engine]] = {}
         self.inserted: dict[int, list[tuple[int, int, Instruction]]] = {}
         self.delays: list[tuple[float, float]] = [(0.0, 0.0)]
+        self.idle = [_IDLE for _ in cores]
         self.loads = [self._loads(core, times) for core in cores]
         self.cores = [_Core() for _ in cores]
 
@@ -148,8 +172,11 @@ class _Plan:
         return times.start[mine], np.concatenate([[0.0], np.cumsum(times.quick[mine])])
 
     def serve(self, demands: list[Demand]) -> None:
+        busy, end = [0.0] * self.config.cores, float(self.starts[-1]) + 1
         for d in demands:
+            busy[d.core] += d.quick + (0 if d.key in self.last else d.slow)
             self.last[d.key] = max(d.layer, self.last.get(d.key, 0))
+        self.idle = [min(max(_IDLE * part / end, _IDLE / 2), _IDLE) for part in busy]
         for d in demands:
             self._serve(d)
 
@@ -177,7 +204,7 @@ class _Plan:
             return False
         starts, busy = self.loads[d.core]
         begin, end = np.searchsorted(starts, [d.start - _WINDOW, d.start + _WINDOW])
-        return bool(busy[end] - busy[begin] < _IDLE * 2 * _WINDOW)
+        return bool(busy[end] - busy[begin] < self.idle[d.core] * 2 * _WINDOW)
 
     def _delay(self, d: Demand, end: float) -> None:
         """What uses a demand, and all that follows, is late where the demand ends late."""
@@ -197,7 +224,7 @@ class _Plan:
         opened = int(np.searchsorted(self.incomplete, first))
         if opened > place:
             place, begin = opened, max(begin, self._real(float(self.starts[opened])))
-        pieces = self._copied(d, begin)
+        pieces, behind = self._copied(d, begin), begin + sum(self._cycles(n) for n in self._sizes(d))
         if pieces[-1][2] >= max(core.free, due) + d.slow - d.quick:
             return None
         spots: list[tuple[int, int, int]] = []
@@ -215,7 +242,7 @@ class _Plan:
         core.slots, core.layer = slots, layer
         self._insert(d, address, spots)
         core.next = (core.next + len(pieces)) % BANKS
-        core.free = begin + sum(self._cycles(n) for n in self._sizes(d))
+        core.free = behind
         self.room.taken.append((address, address + aligned(d.size), first, self.last[d.key]))
         self.copies[d.key] = _Copy(address, d.core, layer, pieces[-1][2])
         return self.copies[d.key]

@@ -59,7 +59,7 @@ class ProductLayer:
         image = memory.address(memory.place(call.reads[0]), form.input.dtype.itemsize)
         result = memory.address(call.places[0], form.output.dtype.itemsize)
         ratio = weight_ratio(constants["weight"], form.weight.bits)
-        late = waits_for_weights(form, ratio, e.config)
+        late = e.expects == e.config or waits_for_weights(form, ratio, e.config)
         tiling = choose_tiling(Shape(form, image.dram, result.dram, ratio, late), e.config)
         assert tiling is not None  # where operands lie changes the cost, not what fits
         weights = {

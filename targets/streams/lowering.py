@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from compiler.ir.diagnostics import BitloomError
 from compiler.ir.graph import Graph, Value
-from compiler.lowering.memory_plan import Lifetime, MemoryPlan, aligned, plan_memory
+from compiler.lowering.memory_plan import Lifetime, MemoryPlan, plan_memory
 from compiler.lowering.program import KernelCall, kernel_calls
 from compiler.lowering.storage import Place, StorageBuffer, place_values
 from compiler.numerics.element import Array, ElementType
 from schedules.npu_demands import Written
 from schedules.npu_dispatch import in_order_of_start
 from schedules.npu_emit import Address, Emitter
-from schedules.npu_staging import Room, reserved, stage
+from schedules.npu_staging import Room, expected, reserved, stage
 from sim.checker import check
 from sim.config import NpuConfig
 from sim.fields import Column
 from sim.stream import Program
 from sim.tokens import insert_tokens
+from targets.streams.constants import Constants
 from targets.streams.layers import Layer, layer_of
 from targets.streams.model import DRAM, HOST, SRAM
 from targets.streams.rules import reason
+
+_LONG, _NEAR = 20000, 1.1  # instructions; cycles, by those if all constants were in SRAM from the start
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +92,14 @@ def lower_to_streams(
         else:
             steps.append(_stream(group, first, config, memory, progress))
         first += len(group)
-    if memory.end > config.dram.size_bytes:
+    if memory.constants.end > config.dram.size_bytes:
         raise BitloomError(
-            f"constants and tensors take {memory.end} bytes of the DRAM of {config.name}, "
+            f"constants and tensors take {memory.constants.end} bytes of the DRAM of {config.name}, "
             f"which has {config.dram.size_bytes}",
             "narrower weights take less: --weights int4",
         )
-    return NpuProgram(
-        graph, config, places, memory.memories, steps, memory.contents(), memory.plan, memory.host_bytes
-    )
+    contents, arena = memory.constants.contents(), memory.plan
+    return NpuProgram(graph, config, places, memory.memories, steps, contents, arena, memory.host_bytes)
 
 
 def _plan(call: KernelCall, config: NpuConfig) -> Planned:
@@ -121,19 +123,15 @@ def _segments(planned: Iterable[Planned]) -> list[list[Planned]]:
 
 @dataclass(slots=True)
 class _Memory:
-    """Implements `layers.Memory`. constants: the byte of DRAM at which they begin; taken: rows of (begin,
-    end, first and last call) of tensors in SRAM."""
+    """Implements `layers.Memory`. taken: rows of (begin, end, first and last call) of tensors in SRAM."""
 
     places: Mapping[Value, Place]
     memories: Mapping[StorageBuffer, tuple[str, int]]
     plan: MemoryPlan
     host_bytes: int
-    end: int
-    constants: int
+    constants: Constants
     taken: list[tuple[int, int, int, int]]
     sram_bytes: int
-    _parts: list[Array] = field(default_factory=list[Array])
-    _known: dict[bytes, int] = field(default_factory=dict[bytes, int])
 
     def place(self, value: Value) -> Place:
         return self.places[value]
@@ -143,23 +141,12 @@ class _Memory:
         return Address(memory == DRAM, at + place.offset * item_bytes)
 
     def constant(self, data: Array) -> Address:
-        raw = data.tobytes()
-        if raw not in self._known:
-            self._known[raw] = self.end
-            padded = np.zeros(aligned(len(raw)), np.uint8)
-            padded[: len(raw)] = data
-            self._parts.append(padded)
-            self.end += padded.size
-        return Address(True, self._known[raw])
+        return self.constants.add(data)
 
     def room(self, first: int) -> Room:
         """What a program that begins with call `first` finds of SRAM, calls counted from there."""
         rows = ((begin, end, f - first, last - first) for begin, end, f, last in self.taken)
         return Room(self.sram_bytes, list(rows))
-
-    def contents(self) -> Array:
-        """Tensors that lie in DRAM come first, as zeros."""
-        return np.concatenate([np.zeros(self.constants, np.uint8), *self._parts])
 
 
 def _place(planned: list[Planned], places: Mapping[Value, Place], config: NpuConfig) -> _Memory:
@@ -194,8 +181,8 @@ def _place(planned: list[Planned], places: Mapping[Value, Place], config: NpuCon
     for name, buffers, plan in ((SRAM, inside, sram), (DRAM, spilled, dram), (HOST, host, mine)):
         memories |= {b: (name, at) for b, at in zip(buffers, plan.offsets, strict=True)}
     taken = [(at, at + sizes[b], *spans[b][:2]) for b, at in zip(inside, sram.offsets, strict=True)]
-    begin = dram.arena_bytes
-    return _Memory(places, memories, sram, mine.arena_bytes, begin, begin, taken, config.sram.size_bytes)
+    constants = Constants(dram.arena_bytes, dram.arena_bytes)
+    return _Memory(places, memories, sram, mine.arena_bytes, constants, taken, config.sram.size_bytes)
 
 
 def _planned(
@@ -209,22 +196,55 @@ def _planned(
 def _stream(
     group: list[Planned], first: int, config: NpuConfig, memory: _Memory, progress: Callable[[int, int], None]
 ) -> StreamStep:
-    kept_back = reserved(config)
-    stages = all(reason(p.layer.rules, p.call, kept_back) is None for p in group if p.layer is not None)
-    e = Emitter(kept_back if stages else config)
-    for number, p in enumerate(group):
-        progress(number, len(group))
-        assert p.layer is not None
-        e.layer = number
-        p.layer.emit(e, p.call, memory)
-    written = Written(e.instructions, e.layers)
+    """Tilings expect constants at the pace of SRAM; where these still hold up a program that is not too long
+    to be written twice, they may expect that of DRAM, if it takes fewer cycles."""
+    layers = [p.layer for p in group if p.layer is not None]
+    own = reserved(config)
+    stages = own != config and all(
+        reason(layer.rules, p.call, own) is None for p, layer in zip(group, layers, strict=True)
+    )
+    emitters = [Emitter(own, expected(own)), Emitter(own, own)] if stages else [Emitter(config, config)]
+    best: _Scheduled | None = None
+    constants = memory.constants
+    for e in emitters:
+        memory.constants = constants.copy()
+        for number, (p, layer) in enumerate(zip(group, layers, strict=True)):
+            progress(number, len(group))
+            e.layer = number
+            layer.emit(e, p.call, memory)
+        room = memory.room(first) if stages else None
+        found = _scheduled(Written(e.instructions, e.layers), config, room, memory.constants)
+        best = found if best is None or found.cycles < best.cycles else best
+        if len(e.instructions) > _LONG or found.cycles < _NEAR * found.ideal:
+            break
+    assert best is not None
+    memory.constants = best.constants
+    check(best.program, config)
+    numbers = tuple(np.where(n < 0, len(group), n) for n in best.numbers)
+    return StreamStep(tuple(group), best.program, numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scheduled:
+    """A program with the number of each instruction's call (-1: of none), its cycles, those if all constants
+    had been in SRAM, and the constants."""
+
+    program: Program
+    numbers: tuple[Column, ...]
+    cycles: int
+    ideal: int
+    constants: Constants
+
+
+def _scheduled(written: Written, config: NpuConfig, room: Room | None, constants: Constants) -> _Scheduled:
+    """room: of SRAM for copies of constants, if there are to be any."""
     tokens = insert_tokens(written.instructions, config)
     found = in_order_of_start(tokens, config)
-    staged = stage(written, tokens, config, memory.room(first), memory.constants) if stages else None
+    staged = None if room is None else stage(written, tokens, config, room, constants.begin)
     if staged is not None:
-        other = in_order_of_start(insert_tokens(staged.instructions, config), config)
+        other = in_order_of_start(insert_tokens(staged.written.instructions, config), config)
         if other.cycles < found.cycles:
-            found, written = other, staged
-    check(found.program, config)
-    layers = np.array([*written.layers, len(group)], np.int64)  # origin -1, of `Halt`, takes the last
-    return StreamStep(tuple(group), found.program, tuple(layers[list(o)] for o in found.origin))
+            found, written = other, staged.written
+    ideal = found.cycles if staged is None else staged.ideal
+    layers = [np.array([*written.layers, -1])[list(o)] for o in found.origin]
+    return _Scheduled(found.program, tuple(layers), found.cycles, ideal, constants)
