@@ -137,7 +137,10 @@ class _Model:
         self.weight_bursts = np.ceil(size / port.burst_bytes)
         inflating = items * s.weight_bytes / units / self.config.dma.inflate_bytes
         packed = self.shape.weight_ratio < 1
-        return np.maximum(_moved(self.weight_bursts, port, False), inflating if packed else 0.0), loads
+        once = np.maximum(_moved(self.weight_bursts, port, False), inflating if packed else 0.0)
+        # What is fetched again may come from DRAM again: its copy in SRAM has made place for others.
+        again = _moved(np.ceil(size / self.config.dram.burst_bytes), self.config.dram, False)
+        return (once * units + np.maximum(once, again) * (loads - units)) / loads, loads
 
     def _parameters(self) -> Floats:
         """All loads of parameters."""

@@ -78,11 +78,12 @@ def demand_of(number: int, written: Written, times: InstructionTimes) -> Demand:
 @dataclass(frozen=True, slots=True)
 class InstructionTimes:
     """By number of an instruction: when it starts and how long it takes with all constants in SRAM, and how
-    long it would take alone."""
+    long it would take alone. cycles: of the program with all constants in SRAM."""
 
     start: Times
     quick: Times
     slow: Times
+    cycles: int
 
 
 def instruction_times(
@@ -99,7 +100,7 @@ def instruction_times(
             words[chosen[origin] & (stream.opcodes == cls.opcode), 0] &= ~np.uint64(1 << flag.low_bit)
         streams.append(Stream(words))
     timing = unbounded(Synchronised(Program(tuple(streams)), found.origin), config)
-    result = InstructionTimes(*(np.zeros(count) for _ in range(3)))
+    result = InstructionTimes(np.zeros(count), np.zeros(count), np.zeros(count), timing.cycles)
     for core, (stream, origin, spans) in enumerate(
         zip(found.program.streams, origins, timing.spans, strict=True)
     ):

@@ -198,20 +198,33 @@ class Images:
             inside = (pixel, wide)
             counts = (width, x.count, count)
         self.e.set(self.core, outside)
-        strides = LocalStrides(
+        self._spread(engine, source, begin, inside, counts)
+
+    def _spread(
+        self,
+        engine: Engine,
+        source: Address,
+        local: int,
+        strides: tuple[int, int],
+        counts: tuple[int, int, int],
+    ) -> None:
+        """Elements kernel_height apart. strides: of local rows and planes; counts: bytes of a row, rows,
+        planes."""
+        size = self.form.input.dtype.itemsize
+        inside = LocalStrides(
             engine=engine,
-            row=inside[0],
-            plane=inside[1],
-            element=f.kernel_height * size,
+            row=strides[0],
+            plane=strides[1],
+            element=self.form.kernel_height * size,
             element_bytes=size,
         )
-        self.e.set(self.core, strides)
+        self.e.set(self.core, inside)
         moved = Load(
             engine=engine,
             dram=source.dram,
             external=source.byte,
             memory=Memory.ACTIVATION,
-            local=begin,
+            local=local,
             row_bytes=counts[0],
             rows=counts[1],
             planes=counts[2],

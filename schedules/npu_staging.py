@@ -95,9 +95,17 @@ def expected(config: NpuConfig) -> NpuConfig:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A program with copies of constants, and its cycles if all of them had been in SRAM from the start."""
+
+    written: Written
+    ideal: int
+
+
 def stage(
     written: Written, found: Synchronised, config: NpuConfig, room: Room, constants: int
-) -> Written | None:
+) -> Staged | None:
     """The program with copies of constants to SRAM, or None where there is nothing to copy.
 
     found: the program with tokens, whose layers leave the `reserved` banks alone. constants: the byte of DRAM
@@ -115,7 +123,7 @@ def stage(
     times = instruction_times(found, config, numbers, len(written.instructions))
     plan = _Plan(written, config, room, times)
     plan.serve(sorted((demand_of(n, written, times) for n in numbers), key=lambda d: d.start))
-    return plan.written() if plan.copies else None
+    return Staged(plan.written(), times.cycles) if plan.copies else None
 
 
 class _Plan:

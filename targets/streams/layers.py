@@ -63,9 +63,8 @@ class ProductLayer:
         image = memory.address(memory.place(call.reads[0]), form.input.dtype.itemsize)
         result = memory.address(call.places[0], form.output.dtype.itemsize)
         ratio = weight_ratio(constants["weight"], form.weight.bits)
-        config = e.config if image.dram or result.dram else e.expects
-        late = waits_for_weights(form, ratio, config)
-        tiling = choose_tiling(Shape(form, image.dram, result.dram, ratio, late), config)
+        late = e.expects == e.config or waits_for_weights(form, ratio, e.config)
+        tiling = choose_tiling(Shape(form, image.dram, result.dram, ratio, late), e.config)
         assert tiling is not None  # where operands lie changes the cost, not what fits
         weights = {
             key: _blob(memory, packed)

@@ -27,7 +27,7 @@ from targets.streams.layers import Layer, layer_of
 from targets.streams.model import DRAM, HOST, SRAM
 from targets.streams.rules import reason
 
-_LONG = 20000  # instructions
+_LONG, _NEAR = 20000, 1.1  # instructions; cycles, by those if all constants were in SRAM from the start
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +196,8 @@ def _planned(
 def _stream(
     group: list[Planned], first: int, config: NpuConfig, memory: _Memory, progress: Callable[[int, int], None]
 ) -> StreamStep:
-    """Tilings expect constants at the pace of SRAM, or at that of DRAM; whichever takes fewer cycles. Long
-    programs, whose layers take long beside what constants take, get the first."""
+    """Tilings expect constants at the pace of SRAM; where these still hold up a program that is not too long
+    to be written twice, they may expect that of DRAM, if it takes fewer cycles."""
     layers = [p.layer for p in group if p.layer is not None]
     own = reserved(config)
     stages = own != config and all(
@@ -215,7 +215,7 @@ def _stream(
         room = memory.room(first) if stages else None
         found = _scheduled(Written(e.instructions, e.layers), config, room, memory.constants)
         best = found if best is None or found.cycles < best.cycles else best
-        if len(e.instructions) > _LONG:
+        if len(e.instructions) > _LONG or found.cycles < _NEAR * found.ideal:
             break
     assert best is not None
     memory.constants = best.constants
@@ -226,12 +226,13 @@ def _stream(
 
 @dataclass(frozen=True, slots=True)
 class _Scheduled:
-    """A program with the number of each instruction's call (-1: of none), its cycles, and the constants
-    that it reads."""
+    """A program with the number of each instruction's call (-1: of none), its cycles, those if all constants
+    had been in SRAM, and the constants."""
 
     program: Program
     numbers: tuple[Column, ...]
     cycles: int
+    ideal: int
     constants: Constants
 
 
@@ -241,8 +242,9 @@ def _scheduled(written: Written, config: NpuConfig, room: Room | None, constants
     found = in_order_of_start(tokens, config)
     staged = None if room is None else stage(written, tokens, config, room, constants.begin)
     if staged is not None:
-        other = in_order_of_start(insert_tokens(staged.instructions, config), config)
+        other = in_order_of_start(insert_tokens(staged.written.instructions, config), config)
         if other.cycles < found.cycles:
-            found, written = other, staged
+            found, written = other, staged.written
+    ideal = found.cycles if staged is None else staged.ideal
     layers = [np.array([*written.layers, -1])[list(o)] for o in found.origin]
-    return _Scheduled(found.program, tuple(layers), found.cycles, constants)
+    return _Scheduled(found.program, tuple(layers), found.cycles, ideal, constants)

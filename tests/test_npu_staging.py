@@ -1,0 +1,111 @@
+"""Between layers of the NPU: the order of dispatch, and constants that come to SRAM ahead of time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compiler.ir.diagnostics import Location
+from compiler.ir.graph import Graph
+from compiler.ir.types import quantized
+from compiler.numerics.element import ElementType
+from compiler.numerics.quantization import Quantization, QuantizedType
+from compiler.ops.contraction import bias_type
+from compiler.ops.convolution import Conv2D
+from schedules.npu_demands import is_demand
+from schedules.npu_dispatch import in_order_of_start
+from schedules.npu_staging import Room
+from sim.checker import check
+from sim.config import load_config, preset_names
+from sim.isa import Engine, Store
+from sim.programs.random import instructions_of
+from sim.timing import time_program
+from sim.tokens import insert_tokens
+from targets.streams import lowering
+from targets.streams.lowering import StreamStep, lower_to_streams
+from tests.npu_networks import check_exact
+from tests.random_graphs import random_arrays
+
+ANY = settings(deadline=None)
+
+
+@settings(ANY, max_examples=20)
+@given(
+    st.sampled_from(["gemm", "conv", "depthwise", "vec", "pool", "dma"]),
+    st.integers(0, 2**16),
+    st.sampled_from(preset_names()),
+)
+def test_dispatch_keeps_each_engines_order_and_all_proofs(kind: str, seed: int, preset: str) -> None:
+    config = load_config(preset)
+    written = [(0, i) for i in instructions_of(kind, seed, config)]
+    found = insert_tokens(written, config)
+    sorted_ = in_order_of_start(found, config)
+    check(sorted_.program, config)
+    for before, after in zip(found.program.streams, sorted_.program.streams, strict=True):
+        for engine in Engine:
+            mine = [s.words[s.engines == engine].tolist() for s in (before, after)]
+            assert mine[0] == mine[1]
+
+
+@settings(ANY, max_examples=200)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 6), st.integers(0, 6)), max_size=30),
+    st.integers(40, 120),
+)
+def test_what_lives_at_one_time_shares_no_byte(wanted: list[tuple[int, int, int]], size: int) -> None:
+    room = Room(size, [])
+    for count, a, b in wanted:
+        first, last = min(a, b), max(a, b)
+        at = room.find(count, first, last)
+        alive = [(x, y) for x, y, f, t in room.taken if f <= last and first <= t]
+        if at is None:
+            ends = [0, *(y for _, y in alive)]
+            assert all(e + count > size or any(x < e + count and e < y for x, y in alive) for e in ends)
+            continue
+        assert at + count <= size and all(y <= at or at + count <= x for x, y in alive)
+        room.taken.append((at, at + count, first, last))
+
+
+def _narrowing() -> Graph:
+    """A long layer with few weights, then short ones with many."""
+    graph, rng = Graph("narrowing"), np.random.default_rng(0)
+    element = QuantizedType(ElementType.I8, Quantization((0.05,), 0))
+    x = graph.add_input("x", quantized((1, 96, 96, 8), element))
+    for number, (inputs, outputs, stride) in enumerate(((8, 16, 1), (16, 32, 4), (32, 64, 4), (64, 64, 1))):
+        codes = rng.integers(-127, 128, (outputs, 3, 3, inputs)).astype(np.int8)
+        scales = tuple(float(s) for s in rng.uniform(0.001, 0.1, outputs).astype(np.float32))
+        of = quantized(codes.shape, QuantizedType(ElementType.I8, Quantization(scales, 0, 0)))
+        weight = graph.constant(codes, of, Location(()), f"w{number}")
+        zeros = np.zeros(outputs, np.int32)
+        bias = graph.constant(zeros, bias_type(x.type, of), Location(()), f"b{number}")
+        op = Conv2D((stride, stride), (1, 1, 1, 1), (1, 1), 1, None, element)
+        (x,) = graph.append(op, [x, weight, bias], Location((f"conv{number}",)), [f"y{number}"])
+    graph.outputs.append(x)
+    return graph
+
+
+@pytest.mark.parametrize("preset", ["npu-128", "npu-256"])
+def test_constants_of_later_layers_come_while_the_flash_would_idle(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, config = _narrowing(), load_config(preset)
+    check_exact(graph, config, random_arrays(graph, 0))
+    (step,) = lower_to_streams(graph, config).steps
+    assert isinstance(step, StreamStep)
+    bank = config.scratchpad.activation_bytes // config.scratchpad.activation_banks
+    stores = [i for i in step.program.streams[0].decode() if isinstance(i, Store)]
+    copied = sum(i.row_bytes for i in stores if i.local >= 6 * bank)
+    assert copied > 10_000
+    monkeypatch.setattr(lowering, "stage", lambda *_: None)
+    (plain,) = lower_to_streams(graph, config).steps
+    assert isinstance(plain, StreamStep)
+    assert time_program(step.program, config).cycles < 0.9 * time_program(plain.program, config).cycles
+
+
+def test_only_constants_are_demands() -> None:
+    config = load_config("npu-128")
+    loads = [i for i in instructions_of("dma", 3, config) if is_demand(i, 0)]
+    assert all(getattr(i, "dram", False) for i in loads)
+    assert not any(is_demand(i, config.dram.size_bytes) for i in loads)
