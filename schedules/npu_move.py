@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from schedules.npu_emit import MAX_ROW_BYTES, Address, Emitter, Run
-from schedules.npu_transfer import Extents, Transfer, cut, dense, move_in, move_out, tiles
+from schedules.npu_transfer import Extents, Transfer, count_tiles, cut, dense, move_in, move_out, tiles
 from sim.config import NpuConfig
 from sim.isa import Engine, Fill, LocalStrides, Memory
 
@@ -92,8 +92,7 @@ def _planned(
 
     tile = cut(a.shape, lambda t: prod(_inside(t, held)) * a.size <= most, cost)
     assert tile is not None  # one element fits
-    count = prod(-(-n // m) for n, m in zip(a.shape, tile, strict=True))
-    return cost(tile) * count, tile, held
+    return cost(tile) * count_tiles(a.shape, tile), tile, held
 
 
 def _inside(tile: Extents, held: frozenset[int]) -> Extents:
@@ -120,7 +119,7 @@ def _tile(
     local = _local_strides(shape, held, a.size)
     pieces = [inside for p in a.pieces if (inside := p.within(begin, shape)) is not None]
     if sum(prod(p.shape) for p in pieces) < prod(shape):
-        _fill(e, core, at, prod(shape) * a.size, a.fill, a.size)
+        fill(e, core, at, prod(shape) * a.size, a.fill, a.size)
     for p in pieces:
         where = at + sum(b * s for b, s in zip(p.begin, local, strict=True))
         move_in(
@@ -137,8 +136,8 @@ def _tile(
     move_out(e, core, at, target, _runs(shape, a.target_strides, local), a.size)
 
 
-def _fill(e: Emitter, core: int, local: int, count: int, code: int, size: int) -> None:
-    """Codes of one or two bytes."""
+def fill(e: Emitter, core: int, local: int, count: int, code: int, size: int) -> None:
+    """count bytes of one code of one or two bytes, or of zeros."""
     pattern = (code & 255) * 257 if size == 1 else code & 65535
     e.set(core, LocalStrides(engine=Engine.LOAD, row=0, plane=0, element=1, element_bytes=1))
     for begin in range(0, count, MAX_ROW_BYTES):

@@ -201,15 +201,24 @@ Extents = tuple[int, ...]
 
 
 def cut(shape: Extents, fits: Callable[[Extents], bool], cost: Callable[[Extents], float]) -> Extents | None:
-    """Extents of a tile: halved, along whichever axis makes all tiles together cheapest, until it fits; None
-    where not even one element does. cost: cycles of a tile."""
+    """The largest tile of `halvings` that fits; None where not even one element does."""
+    return next((tile for tile in halvings(shape, cost) if fits(tile)), None)
+
+
+def halvings(shape: Extents, cost: Callable[[Extents], float]) -> Iterator[Extents]:
+    """Extents of ever smaller tiles: halved along whichever axis makes all tiles together cheapest. cost:
+    cycles of a tile."""
     tile = shape
-    while not fits(tile):
+    while True:
+        yield tile
         options = [(*tile[:d], ceil(n / 2), *tile[d + 1 :]) for d, n in enumerate(tile) if n > 1]
         if not options:
-            return None
-        tile = min(options, key=lambda t: cost(t) * prod(ceil(n / m) for n, m in zip(shape, t, strict=True)))
-    return tile
+            return
+        tile = min(options, key=lambda t: cost(t) * count_tiles(shape, t))
+
+
+def count_tiles(shape: Extents, tile: Extents) -> int:
+    return prod(ceil(n / m) for n, m in zip(shape, tile, strict=True))
 
 
 def tiles(shape: Extents, tile: Extents) -> Iterator[tuple[Extents, Extents]]:

@@ -20,7 +20,7 @@ from tests.onnx_models import make_model, node, save
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A convolution, a pooling, a softmax (for the host) and a dense layer, for npu-256."""
+    """A convolution, a pooling, a dense layer and a softmax; the edges are the host's, for npu-256."""
     folder = tmp_path_factory.mktemp("network")
     rng = np.random.default_rng(0)
     nodes = [

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from compiler.ir.diagnostics import Location
 from compiler.ir.graph import Graph
 from compiler.numerics.element import Array
+from compiler.ops.reduction import Mean, ReduceMax
 from sim.config import NpuConfig, load_config, preset_names
 from targets.streams.model import HostCall
 from tests.npu_networks import check_exact, configurations
-from tests.op_cases import OpCase, all_cases
+from tests.op_cases import OpCase, activations, all_cases, code_types
 
 ANY = settings(deadline=None, suppress_health_check=list(HealthCheck))
 CASES = all_cases()
@@ -21,7 +22,7 @@ CASES = all_cases()
 ALWAYS = (
     *("transpose", "broadcast", "slice", "gather", "pad", "concat", "resize_nearest"),
     *("add", "sub", "mul", "minimum", "maximum", "clip", "prelu"),
-    *("max_pool2d", "average_pool2d"),
+    *("max_pool2d", "average_pool2d", "mean", "reduce_max"),
 )
 # What it takes where the core's memories hold a tile and the tables.
 WHERE_IT_FITS = ("unary", "softmax")
@@ -67,3 +68,22 @@ def test_a_preset_takes_every_case(mnemonic: str, preset: str, data: st.DataObje
 @given(st.data(), configurations())
 def test_little_memory_is_exact_or_refused(mnemonic: str, data: st.DataObject, config: NpuConfig) -> None:
     check_case(data.draw(CASES[mnemonic]), config)
+
+
+@st.composite
+def long_reductions(draw: st.DrawFn) -> OpCase:
+    """Of so many elements that they come part by part."""
+    shape = draw(
+        st.permutations((draw(st.integers(1, 900)), draw(st.integers(1, 70)), draw(st.integers(1, 3))))
+    )
+    x_type, x = draw(activations(tuple(shape)))
+    axes = tuple(sorted(draw(st.sets(st.integers(0, 2), min_size=1))))
+    op = draw(st.sampled_from([ReduceMax(axes), Mean(axes, 1.0, None, draw(code_types()))]))
+    return OpCase(op, (x_type,), (x,))
+
+
+@settings(ANY, max_examples=40)
+@given(long_reductions(), configurations())
+def test_long_reductions_are_exact(case: OpCase, config: NpuConfig) -> None:
+    left = check_case(case, config)
+    assert config.name == "drawn" or not left

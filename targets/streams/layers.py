@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from compiler.lowering.program import KernelCall
 from compiler.numerics.element import Array
 from compiler.ops.edge import Requantize
 from compiler.ops.pooling import AveragePool2D, MaxPool2D
+from compiler.ops.reduction import Mean, ReduceMax
 from schedules.npu_blocks import pack_channel_parameters, pack_weights, weight_ratio
 from schedules.npu_emit import Blob, Emitter
 from schedules.npu_product import Product, emit_product
@@ -23,6 +24,7 @@ from targets.streams.layer import Layer, Memory
 from targets.streams.mapped import MapLayer, RequantizeLayer, maps
 from targets.streams.moves import MoveLayer, moves
 from targets.streams.pools import PoolLayer
+from targets.streams.reductions import ReduceLayer
 from targets.streams.rules import Rule
 
 
@@ -35,6 +37,8 @@ def layer_of(call: KernelCall) -> Layer | None:
             return MoveLayer()
         case MaxPool2D() | AveragePool2D():
             return PoolLayer()
+        case Mean() | ReduceMax():
+            return ReduceLayer()
         case Requantize():
             return RequantizeLayer()
         case _ if maps(call):
@@ -62,6 +66,8 @@ class ProductLayer:
         config = e.config if image.dram or result.dram else e.expects
         tiling = choose_tiling(Shape(form, image.dram, result.dram, ratio), config)
         assert tiling is not None  # where operands lie changes the cost, not what fits
+        if e.expects != e.config:
+            tiling = replace(tiling, image_engines=1)  # FETCH has copies of constants to make
         weights = {
             key: _blob(memory, packed)
             for key, packed in pack_weights(form, tiling, constants["weight"], e.config)
