@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -66,6 +66,8 @@ class ProductLayer:
         late = e.expects == e.config or waits_for_weights(form, ratio, e.config)
         tiling = choose_tiling(Shape(form, image.dram, result.dram, ratio, late), e.config)
         assert tiling is not None  # where operands lie changes the cost, not what fits
+        if e.expects != e.config:
+            tiling = replace(tiling, image_engines=1)  # FETCH has copies of constants to make
         weights = {
             key: _blob(memory, packed)
             for key, packed in pack_weights(form, tiling, constants["weight"], e.config)

@@ -11,8 +11,8 @@ from compiler.ir.graph import Value
 from compiler.lowering.program import KernelCall
 from compiler.numerics.element import Array, ElementType
 from compiler.ops.activation import Clip, PRelu
-from compiler.ops.edge import Requantize
-from compiler.ops.elementwise import Add, Mul, Sub
+from compiler.ops.edge import Dequantize, Quantize, Requantize
+from compiler.ops.elementwise import Add, Div, Mul, Sub
 from compiler.ops.extremes import Maximum, Minimum
 from compiler.ops.softmax import Softmax
 from compiler.ops.unary import Unary
@@ -23,14 +23,28 @@ from schedules.npu_map import Function, Mapped, Operand, emit_mapped, fits
 from sim.config import NpuConfig
 from sim.isa import Binary
 from targets.streams.layer import NOWHERE, Memory, source, strides_at
-from targets.streams.rules import Rule, has_codes, requantizes_codes
+from targets.streams.rules import Rule, has_codes, has_no_floats, requantizes_codes
 
 I8, I16 = ElementType.I8, ElementType.I16
 
 
 def maps(call: KernelCall) -> bool:
     """Whether the operator computes elements from elements at their place, or is a softmax."""
-    kinds = (Add, Sub, Mul, Minimum, Maximum, Clip, PRelu, Unary, Softmax, Requantize)
+    kinds = (
+        Add,
+        Sub,
+        Mul,
+        Minimum,
+        Maximum,
+        Clip,
+        PRelu,
+        Unary,
+        Softmax,
+        Requantize,
+        Quantize,
+        Dequantize,
+        Div,
+    )
     return isinstance(call.node.op, kinds)
 
 
@@ -50,7 +64,7 @@ def has_room_for_tables(call: KernelCall, config: NpuConfig) -> bool:
 class MapLayer:
     """Sums, products, extremes, clips, functions by table, softmax, and changes of scale."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (has_codes, has_row, has_room_for_tables)
+    rules: ClassVar[tuple[Rule, ...]] = (has_no_floats, has_codes, has_row, has_room_for_tables)
 
     def emit(self, e: Emitter, call: KernelCall, memory: Memory) -> None:
         emit_mapped(e, _mapped(call, memory))

@@ -26,6 +26,11 @@ def requantizes_codes(call: KernelCall, config: NpuConfig) -> bool:
     return x.type.element in (*_CODES, ElementType.I32) and y.type.element in _CODES
 
 
+def has_no_floats(call: KernelCall, config: NpuConfig) -> bool:
+    """the NPU computes with integers alone"""
+    return all(v.type.element is not ElementType.F32 for v in (*call.node.inputs, *call.node.outputs))
+
+
 def has_integers(call: KernelCall, config: NpuConfig) -> bool:
     """elements must be codes of 8 or 16 bits, or accumulators"""
     moved = [*call.node.inputs, *call.node.outputs]
