@@ -1,6 +1,6 @@
 """Cycles of the NPU beside the Ethos-U compiler's estimates for the same networks.
 
-    python -m benchmarks.npu_vela [--network NAME ...] [--npu NAME ...] [--layers]
+    python -m benchmarks.npu_vela [--network NAME ...] [--npu NAME ...] [--layers] [--mechanisms]
 
 The estimates are Vela 5.2's, in the zoo's vela_estimates.csv, for machines with as many multipliers and the
 same memories as our presets. Both are estimates: Vela's formulas know no queues, tokens or requests on their
@@ -31,7 +31,8 @@ from compiler.ir.graph import Graph
 from compiler.numerics.element import ElementType
 from compiler.quantize.calibration_run import read_calibration
 from compiler.quantize.quantize_graph import WeightWidths
-from sim.config import load_config
+from schedules.npu_mechanisms import ALL, Mechanism
+from sim.config import NpuConfig, load_config
 from targets.streams.lowering import lower_to_streams
 from targets.streams.model import NpuModel, model_of
 from targets.streams.running import ModelTiming, time_model
@@ -104,7 +105,15 @@ def layer_rows(model: NpuModel, timing: ModelTiming) -> Iterator[str]:
         yield f"    {layer.value[-40:]:40} {layer.cycles:>9} {utilisation:6.1%}  {engines}"
 
 
-def compare(wanted: Sequence[Estimate], layers: bool) -> None:
+def earned(graph: Graph, config: NpuConfig, cycles: int) -> Iterator[str]:
+    """What each mechanism earns: how much longer the network takes without that one alone."""
+    for m in Mechanism:
+        program = lower_to_streams(graph, config, mechanisms=ALL - {m})
+        without = time_model(model_of(program, "without")).cycles
+        yield f"    {without / cycles - 1:+6.1%} without: {m.value}"
+
+
+def compare(wanted: Sequence[Estimate], layers: bool, mechanisms: bool) -> None:
     ratios: list[float] = []
     print(f"{'network':18} {'npu':8} {'cycles':>10} {'Vela':>10} ratio   MACs  DRAM KB (Vela)  limit")
     for e in wanted:
@@ -124,6 +133,9 @@ def compare(wanted: Sequence[Estimate], layers: bool) -> None:
         )
         if layers:
             print("\n".join(layer_rows(model, timing)))
+        if mechanisms:
+            for line in earned(quantized(e.network), config, timing.cycles):
+                print(line, flush=True)
     mean = float(np.exp(np.mean(np.log(ratios))))
     print(f"geometric mean {mean:.3f}, largest {max(ratios):.3f}, {len(ratios)} rows")
 
@@ -133,6 +145,7 @@ def main() -> None:
     parser.add_argument("--network", choices=list(NETWORKS.values()), action="append")
     parser.add_argument("--npu", choices=list(PRESETS.values()), action="append")
     parser.add_argument("--layers", action="store_true", help="each layer's cycles, utilisation and engines")
+    parser.add_argument("--mechanisms", action="store_true", help="what each of ours earns")
     options = parser.parse_args()
     try:
         wanted = [
@@ -141,7 +154,7 @@ def main() -> None:
             if e.network in (options.network or NETWORKS.values())
             and e.npu in (options.npu or PRESETS.values())
         ]
-        compare(wanted, options.layers)
+        compare(wanted, options.layers, options.mechanisms)
     except CaseError as error:
         sys.exit(f"error: {error}")
 

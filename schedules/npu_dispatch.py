@@ -24,12 +24,17 @@ def unbounded(found: Synchronised, config: NpuConfig) -> Timing:
 
 @dataclass(frozen=True, slots=True)
 class Dispatched:
-    """A program in the order of its starts. origin: as of `Synchronised`; cycles: with queues that hold
-    everything."""
+    """A program in the order in which it is dispatched. origin: as of `Synchronised`; cycles: in the order of
+    starts, with queues that hold everything."""
 
     program: Program
     origin: tuple[tuple[int, ...], ...]
     cycles: int
+
+
+def as_written(found: Synchronised, config: NpuConfig) -> Dispatched:
+    """Layer by layer, with cycles of queues as they are."""
+    return Dispatched(found.program, found.origin, time_program(found.program, config).cycles)
 
 
 def in_order_of_start(found: Synchronised, config: NpuConfig) -> Dispatched:

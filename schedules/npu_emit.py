@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 
+from schedules.npu_mechanisms import ALL, Mechanisms
 from sim.config import NpuConfig
 from sim.isa import Engine, Inflate, Instruction, Load, LocalStrides, Memory, Store, Strides
 from sim.memories import bank_layout, memory_sizes
@@ -69,10 +70,11 @@ class Slots:
 class Emitter:
     """Collects (core, instruction) in the order that results must respect. layers: of each one, the number of
     the layer that it belongs to. expects: what tilings reckon with, where constants do not come as `config`
-    says."""
+    says. mechanisms: those that tilings may use."""
 
     config: NpuConfig
     expects: NpuConfig
+    mechanisms: Mechanisms = ALL
     instructions: list[tuple[int, Instruction]] = field(default_factory=list[tuple[int, Instruction]])
     layers: list[int] = field(default_factory=list[int])
     layer: int = 0

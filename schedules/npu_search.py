@@ -16,9 +16,10 @@ import numpy as np
 from schedules.npu_blocks import blocks_of_core, units_of
 from schedules.npu_cost import costs
 from schedules.npu_emit import Address, Blob, Emitter
+from schedules.npu_mechanisms import ALL, Mechanism, Mechanisms
 from schedules.npu_product import Product, count_steps, emit_product
 from schedules.npu_space import tiling_space, with_two_engines
-from schedules.npu_tiling import Shape, Tiling
+from schedules.npu_tiling import Fold, Shape, Tiling
 from sim.config import PARAMETER_BYTES, NpuConfig
 from sim.timing import Timing, time_program
 from sim.tokens import Synchronised, insert_tokens
@@ -35,15 +36,15 @@ def has_tiling(shape: Shape, config: NpuConfig) -> bool:
     return len(tiling_space(shape, config)) > 0
 
 
-def choose_tiling(shape: Shape, config: NpuConfig) -> Tiling | None:
+def choose_tiling(shape: Shape, config: NpuConfig, mechanisms: Mechanisms = ALL) -> Tiling | None:
     """The fastest of `candidate_tilings` on the simulator, the same in every run; None: nothing fits."""
-    return _choose(shape, config)
+    return _choose(shape, config, mechanisms)
 
 
 @lru_cache(maxsize=4096)
-def _choose(shape: Shape, config: NpuConfig) -> Tiling | None:
-    found = candidate_tilings(shape, config)
-    if len(found) <= 1:
+def _choose(shape: Shape, config: NpuConfig, mechanisms: Mechanisms) -> Tiling | None:
+    found = candidate_tilings(shape, config, mechanisms=mechanisms)
+    if len(found) <= 1 or Mechanism.TRIALS not in mechanisms:
         return found[0].tiling if found else None
     fastest, least, spent = found[0].tiling, inf, 0
     for candidate in found:
@@ -66,11 +67,19 @@ class Candidate:
 
 
 def candidate_tilings(
-    shape: Shape, config: NpuConfig, count: int = _TRIALS, alike: int = _ALIKE
+    shape: Shape,
+    config: NpuConfig,
+    count: int = _TRIALS,
+    alike: int = _ALIKE,
+    mechanisms: Mechanisms = ALL,
 ) -> list[Candidate]:
     """The cheapest first: at most `count` of all that fit, at most `alike` of one kind (fold, channels,
     size of a tile, order)."""
-    space = with_two_engines(tiling_space(shape, config), shape)
+    space = tiling_space(shape, config)
+    if Mechanism.FOLDING not in mechanisms:
+        space = space.where(space.fold == Fold.NONE)
+    if Mechanism.ENGINES in mechanisms:
+        space = with_two_engines(space, shape)
     cycles, least = costs(space, shape, config)
     kinds = Counter[tuple[int, ...]]()
     found: list[Candidate] = []

@@ -64,7 +64,8 @@ class ProductLayer:
         result = memory.address(call.places[0], form.output.dtype.itemsize)
         ratio = weight_ratio(constants["weight"], form.weight.bits)
         late = e.expects == e.config or waits_for_weights(form, ratio, e.config)
-        tiling = choose_tiling(Shape(form, image.dram, result.dram, ratio, late), e.config)
+        shape = Shape(form, image.dram, result.dram, ratio, late)
+        tiling = choose_tiling(shape, e.config, e.mechanisms)
         assert tiling is not None  # where operands lie changes the cost, not what fits
         if e.expects != e.config:
             tiling = replace(tiling, image_engines=1)  # FETCH has copies of constants to make

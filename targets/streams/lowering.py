@@ -14,8 +14,9 @@ from compiler.lowering.program import KernelCall, kernel_calls
 from compiler.lowering.storage import Place, StorageBuffer, place_values
 from compiler.numerics.element import Array, ElementType
 from schedules.npu_demands import Written
-from schedules.npu_dispatch import in_order_of_start
+from schedules.npu_dispatch import as_written, in_order_of_start
 from schedules.npu_emit import Address, Emitter
+from schedules.npu_mechanisms import ALL, Mechanism, Mechanisms
 from schedules.npu_staging import Room, expected, reserved, stage
 from sim.checker import check
 from sim.config import NpuConfig
@@ -75,9 +76,13 @@ class NpuProgram:
 
 
 def lower_to_streams(
-    graph: Graph, config: NpuConfig, progress: Callable[[int, int], None] = lambda _done, _total: None
+    graph: Graph,
+    config: NpuConfig,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    mechanisms: Mechanisms = ALL,
 ) -> NpuProgram:
-    """Every stream has been checked: no hazard, no deadlock, no address out of bounds.
+    """Every stream has been checked: no hazard, no deadlock, no address out of bounds. mechanisms: all, but
+    where one asks what they earn.
 
     Errors: BitloomError where tensors and constants do not fit the external memories.
     """
@@ -90,7 +95,7 @@ def lower_to_streams(
         if group[0].layer is None:
             steps += [HostStep(p) for p in group]
         else:
-            steps.append(_stream(group, first, config, memory, progress))
+            steps.append(_stream(group, first, config, memory, progress, mechanisms))
         first += len(group)
     if memory.constants.end > config.dram.size_bytes:
         raise BitloomError(
@@ -194,26 +199,34 @@ def _planned(
 
 
 def _stream(
-    group: list[Planned], first: int, config: NpuConfig, memory: _Memory, progress: Callable[[int, int], None]
+    group: list[Planned],
+    first: int,
+    config: NpuConfig,
+    memory: _Memory,
+    progress: Callable[[int, int], None],
+    mechanisms: Mechanisms,
 ) -> StreamStep:
     """Tilings expect constants at the pace of SRAM; where these still hold up a program that is not too long
     to be written twice, they may expect that of DRAM, if it takes fewer cycles."""
     layers = [p.layer for p in group if p.layer is not None]
-    own = reserved(config)
+    ordered = Mechanism.ORDER in mechanisms
+    own = reserved(config) if ordered and Mechanism.STAGING in mechanisms else config
     stages = own != config and all(
         reason(layer.rules, p.call, own) is None for p, layer in zip(group, layers, strict=True)
     )
-    emitters = [Emitter(own, expected(own)), Emitter(own, own)] if stages else [Emitter(config, config)]
+    expectations = [(own, expected(own)), (own, own)] if stages else [(config, config)]
     best: _Scheduled | None = None
     constants = memory.constants
-    for e in emitters:
+    for fits, expects in expectations:
+        e = Emitter(fits, expects, mechanisms)
         memory.constants = constants.copy()
         for number, (p, layer) in enumerate(zip(group, layers, strict=True)):
             progress(number, len(group))
             e.layer = number
             layer.emit(e, p.call, memory)
         room = memory.room(first) if stages else None
-        found = _scheduled(Written(e.instructions, e.layers), config, room, memory.constants)
+        written = Written(e.instructions, e.layers)
+        found = _scheduled(written, config, room, memory.constants, ordered)
         best = found if best is None or found.cycles < best.cycles else best
         if len(e.instructions) > _LONG or found.cycles < _NEAR * found.ideal:
             break
@@ -236,10 +249,12 @@ class _Scheduled:
     constants: Constants
 
 
-def _scheduled(written: Written, config: NpuConfig, room: Room | None, constants: Constants) -> _Scheduled:
-    """room: of SRAM for copies of constants, if there are to be any."""
+def _scheduled(
+    written: Written, config: NpuConfig, room: Room | None, constants: Constants, ordered: bool
+) -> _Scheduled:
+    """room: of SRAM for copies of constants, if there are to be any. ordered: by starts."""
     tokens = insert_tokens(written.instructions, config)
-    found = in_order_of_start(tokens, config)
+    found = in_order_of_start(tokens, config) if ordered else as_written(tokens, config)
     staged = None if room is None else stage(written, tokens, config, room, constants.begin)
     if staged is not None:
         other = in_order_of_start(insert_tokens(staged.written.instructions, config), config)
