@@ -9,7 +9,7 @@ import numpy as np
 from schedules.npu_dispatch import unbounded
 from sim.config import NpuConfig
 from sim.durations import work
-from sim.isa import Engine, Inflate, Instruction, Load, Memory, Sync, fields_of
+from sim.isa import Engine, Inflate, Instruction, Load, LocalStrides, Memory, Sync, fields_of
 from sim.stream import Program, Stream
 from sim.timing import Times
 from sim.tokens import Synchronised
@@ -52,12 +52,25 @@ class Demand:
         return self.external, self.size
 
 
-def is_demand(instruction: Instruction, constants: int) -> bool:
-    match instruction:
-        case Load(dram=True, rows=1, planes=1) | Inflate(dram=True):
-            return instruction.external >= constants
-        case _:
-            return False
+def demanded(written: Written, constants: int) -> list[int]:
+    """Numbers of the instructions that fetch constants, which begin at this byte of DRAM, into one row.
+
+    Loads that spread the elements of a row are left alone: they depend on a register of their engine.
+    """
+    spread: set[tuple[int, Engine]] = set()
+    found: list[int] = []
+    for number, (core, i) in enumerate(written.instructions):
+        match i:
+            case LocalStrides():
+                plain = i.element == i.element_bytes
+                (spread.discard if plain else spread.add)((core, i.engine))
+            case Load(dram=True, rows=1, planes=1) if (core, i.engine) not in spread:
+                found += [number] if i.external >= constants else []
+            case Inflate(dram=True):
+                found += [number] if i.external >= constants else []
+            case _:
+                pass
+    return found
 
 
 def demand_of(number: int, written: Written, times: InstructionTimes) -> Demand:

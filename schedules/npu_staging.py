@@ -18,7 +18,7 @@ from math import ceil
 import numpy as np
 
 from compiler.lowering.memory_plan import aligned
-from schedules.npu_demands import Demand, InstructionTimes, Written, demand_of, instruction_times, is_demand
+from schedules.npu_demands import Demand, InstructionTimes, Written, demand_of, demanded, instruction_times
 from sim.config import NpuConfig
 from sim.durations import transfer_cycles
 from sim.fields import Column
@@ -113,7 +113,7 @@ def stage(
     """
     if reserved(config) == config:
         return None
-    numbers = [n for n, (_, i) in enumerate(written.instructions) if is_demand(i, constants)]
+    numbers = demanded(written, constants)
     spread = any(
         isinstance(i, LocalStrides) and i.engine is Engine.FETCH and i.element != i.element_bytes
         for _, i in written.instructions

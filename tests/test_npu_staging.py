@@ -14,12 +14,12 @@ from compiler.numerics.element import ElementType
 from compiler.numerics.quantization import Quantization, QuantizedType
 from compiler.ops.contraction import bias_type
 from compiler.ops.convolution import Conv2D
-from schedules.npu_demands import is_demand
+from schedules.npu_demands import Written, demanded
 from schedules.npu_dispatch import in_order_of_start
 from schedules.npu_staging import Room
 from sim.checker import check
 from sim.config import load_config, preset_names
-from sim.isa import Engine, Store
+from sim.isa import Engine, Load, LocalStrides, Memory, Store
 from sim.programs.random import instructions_of
 from sim.timing import time_program
 from sim.tokens import insert_tokens
@@ -106,6 +106,28 @@ def test_constants_of_later_layers_come_while_the_flash_would_idle(
 
 def test_only_constants_are_demands() -> None:
     config = load_config("npu-128")
-    loads = [i for i in instructions_of("dma", 3, config) if is_demand(i, 0)]
+    body = instructions_of("dma", 3, config)
+    written = Written([(0, i) for i in body], [0] * len(body))
+    loads = [body[n] for n in demanded(written, 0)]
     assert all(getattr(i, "dram", False) for i in loads)
-    assert not any(is_demand(i, config.dram.size_bytes) for i in loads)
+    assert not demanded(written, config.dram.size_bytes)
+
+
+def test_a_load_that_spreads_elements_is_left_alone() -> None:
+    """It depends on a register of its engine, which another engine or a copy does not have."""
+    load = Load(
+        engine=Engine.LOAD,
+        dram=True,
+        external=0,
+        memory=Memory.ACTIVATION,
+        local=0,
+        row_bytes=8,
+        rows=1,
+        planes=1,
+    )
+    spread, plain = (
+        LocalStrides(engine=Engine.LOAD, row=0, plane=0, element=element, element_bytes=1)
+        for element in (13, 1)
+    )
+    body = [plain, load, spread, load, plain, load]
+    assert demanded(Written([(0, i) for i in body], [0] * len(body)), 0) == [1, 5]
