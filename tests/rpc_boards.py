@@ -1,0 +1,80 @@
+"""A TVM tracker and board agents on this computer, as processes that tests may kill."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from targets.measuring.board_agent import Address
+from targets.measuring.tracker import TrackerError, known_boards
+
+ROOT = Path(__file__).parents[1]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def started(arguments: list[str], **settings: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **settings}
+    return subprocess.Popen([sys.executable, *arguments], env=environment, stdin=subprocess.DEVNULL)
+
+
+@dataclass
+class Farm:
+    """A tracker and its boards."""
+
+    address: Address = field(default_factory=lambda: Address("127.0.0.1", free_port()))
+    tracker: subprocess.Popen[bytes] | None = None
+    agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start_tracker(self) -> None:
+        where = ["--host", self.address.host, "--port", str(self.address.port)]
+        # One port only: the tracker otherwise takes the next one that is free.
+        where += ["--port-end", str(self.address.port + 1)]
+        self.tracker = started(["-m", "tvm.exec.rpc_tracker", *where, "--silent"])
+
+    def start_agent(self, key: str) -> subprocess.Popen[bytes]:
+        port = free_port()
+        arguments = ["--tracker", str(self.address), "--key", key, "--port", str(port)]
+        agent = started(["-m", "targets.measuring.board_agent", *arguments])
+        self.agents.append(agent)
+        return agent
+
+    def wait_for(self, boards: int, seconds: float = 60.0) -> None:
+        """Until so many boards are registered."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                if len(known_boards(self.address)) == boards:
+                    return
+            except TrackerError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"{boards} boards did not register")
+
+    def kill_tracker(self) -> None:
+        """The tracker's server is a child of its command."""
+        assert self.tracker is not None
+        for child in children(self.tracker.pid):
+            os.kill(child, 9)
+        self.tracker.kill()
+        self.tracker.wait()
+
+    def stop(self) -> None:
+        for agent in self.agents:
+            agent.kill()
+            agent.wait()
+        if self.tracker is not None:
+            self.kill_tracker()
+
+
+def children(process: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, check=False)
+    return [int(word) for word in listed.stdout.split()]
