@@ -205,7 +205,7 @@ class Boards:
             with self._lock:
                 example = self._example(plan.form)
             built.append(Built(plan, work.objects[index], store(plan, example)))
-        return self._linker(built[0].plan).link(built, self._limits, self._timing)
+        return self._linker(work.plans[indices[0]]).link(built, self._limits, self._timing)
 
     def _serve(self, link: Link, work: _Round) -> None:
         """Measures candidates on one board until there are no more, or the board is given up."""

@@ -20,6 +20,7 @@ from targets.measuring.program import Limits, Timing
 from targets.measuring.tracker import TrackerError, boards_of
 
 _FREE_WAIT_S = 20.0
+_HELLOS = 3  # a board may go away just when it is greeted
 
 
 class RpcLink:
@@ -99,11 +100,7 @@ class RpcBoards(Boards):
     ) -> None:
         count = len(boards_of(tracker, key))
         first = RpcLink(tracker, key)
-        try:
-            told = first.hello()
-        except (LinkLostError, RefusedError) as error:
-            first.close()
-            raise TrackerError(f"board {key} at {tracker}: {error}") from error
+        told = _told(first)
         links = [first, *(RpcLink(tracker, key) for _ in range(count - 1))]
         super().__init__(
             links,
@@ -115,3 +112,15 @@ class RpcBoards(Boards):
             patience_s=patience_s,
             workers=workers,
         )
+
+
+def _told(link: RpcLink) -> dict[str, Any]:
+    """A board's hello, of whichever of them answers. Errors: TrackerError."""
+    for left in reversed(range(_HELLOS)):
+        try:
+            return link.hello()
+        except (LinkLostError, RefusedError) as error:
+            if isinstance(error, RefusedError) or not left:
+                link.close()
+                raise TrackerError(f"board {link.name}: {error}") from error
+    raise AssertionError

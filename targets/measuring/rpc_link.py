@@ -16,8 +16,11 @@ import sys
 from typing import Any
 
 from targets.measuring.board_agent import PROTOCOL, Address
+from targets.measuring.program import architecture_of
 from targets.measuring.tracker import TrackerError, free_board
 
+# What else than programs of its own name a machine runs.
+_RUNS = {"aarch64": ("aarch64", "arm"), "armv7l": ("arm",), "armv8l": ("arm",)}
 _POLL_S = 1.0
 _CONNECT_S = 5.0
 
@@ -61,24 +64,19 @@ def main() -> None:
 
 
 def _session(tracker: Address, key: str, wait_s: float) -> Any:
+    # First, for it takes seconds: a board that is taken and not used is soon offered to others.
+    from tvm import rpc
+
     host, port, match = free_board(tracker, key, wait_s)
     try:
         socket.create_connection((host, port), _CONNECT_S).close()
     except OSError as error:
         raise _LostError(f"cannot reach the board at {host}:{port}: {error.strerror or error}") from error
-    from tvm import rpc
-
     return rpc.connect(host, port, match)
 
 
 def _hello(session: Any) -> dict[str, Any]:
-    try:
-        greet = session.get_function("bitloom.board.hello")
-    except Exception as error:
-        if "Cannot find" in str(error) or "not found" in str(error) or isinstance(error, AttributeError):
-            words = "the board runs another RPC server: start it by `bitloom board serve`"
-            raise _RefusedError(words) from error
-        raise
+    greet = session.get_function("bitloom.board.hello")
     told = json.loads(str(greet()))
     if told["protocol"] != PROTOCOL:
         older = "the board" if told["protocol"] < PROTOCOL else "this computer"
@@ -91,7 +89,10 @@ def _hello(session: Any) -> dict[str, Any]:
 
 def _run(session: Any, program: bytes, say: Any) -> str:
     """The last line."""
-    _hello(session)
+    told = _hello(session)
+    wanted = architecture_of(program)
+    if wanted is not None and wanted not in _RUNS.get(told["machine"], (told["machine"],)):
+        raise _RefusedError(f"the board is {told['machine']}; the kernels are for {wanted}")
     session.get_function("bitloom.board.start")(program)
     read = session.get_function("bitloom.board.read")
     kept = ""

@@ -50,7 +50,7 @@ def known_boards(tracker: Address) -> list[KnownBoard]:
 
 
 def boards_of(tracker: Address, key: str) -> list[KnownBoard]:
-    """At least one. Errors: TrackerError that lists the keys there are."""
+    """At least one, all of them with our agent. Errors: TrackerError, which lists the keys there are."""
     known = known_boards(tracker)
     found = [board for board in known if board.key == key]
     if not found:
@@ -60,6 +60,12 @@ def boards_of(tracker: Address, key: str) -> list[KnownBoard]:
             f'the tracker at {tracker} has no board of the key "{key}"; {there}',
             f"on the board: bitloom board serve --tracker {tracker} --key {key}",
         )
+    for board in found:
+        if board.status is None:
+            raise TrackerError(
+                f"the board {key} at {board.address} runs another RPC server",
+                f"on the board: bitloom board serve --tracker {tracker} --key {key}",
+            )
     return found
 
 
