@@ -41,6 +41,10 @@ def serve_command(
     shown_host: Annotated[
         str | None, typer.Option("--shown-host", help="The address that clients are told to connect to.")
     ] = None,
+    launcher: Annotated[
+        str,
+        typer.Option("--launcher", help="A command to run kernels by, such as 'taskset -c 3'."),
+    ] = "",
     memory: Annotated[
         int | None, typer.Option("--memory", help="Most memory of a session, in MiB. Default: all but 256.")
     ] = None,
@@ -51,6 +55,8 @@ def serve_command(
     was restarted. There is no authentication: anyone who reaches the address can run code here.
     A board without bitloom runs the file targets/measuring/board_agent.py with TVM alone.
     """
+    import shlex
+
     from compiler.ir.diagnostics import BitloomError
     from targets.measuring.board_agent import Agent
     from targets.measuring.tracker import address_of
@@ -67,6 +73,7 @@ def serve_command(
             host=host,
             ports=(port, port + 108),
             shown_host=shown_host,
+            launcher=shlex.split(launcher),
             memory_bytes=None if memory is None else memory << 20,
             say=say,
         )

@@ -18,6 +18,7 @@ import os
 import platform
 import resource
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,8 @@ def read_facts(text: str) -> dict[str, str]:
 
 def own_facts() -> dict[str, str]:
     done = subprocess.run(["sh", "-c", FACTS_SCRIPT], capture_output=True, text=True, check=False)
-    return read_facts(done.stdout)
+    # An emulated board's shell may be its host's.
+    return {**read_facts(done.stdout), "machine": platform.machine()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +162,13 @@ class Agent:
         ports: tuple[int, int] = (9091, 9199),
         shown_host: str | None = None,
         memory_bytes: int | None = None,
+        launcher: Sequence[str] = (),
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """host: the address that it listens on; shown_host: the one that clients are told, None for that
         from which the tracker hears it. ports: the first free one from the one to the other, exclusive.
-        memory_bytes: of each session; None for all but a reserve. Errors: OSError where no port is free."""
+        memory_bytes: of each session; None for all but a reserve. launcher: stands before the command of a
+        measuring program, as `taskset -c 3`. Errors: OSError where no port is free."""
         self._say = say
         self._tracker_name = str(tracker)
         self._listener = _listen(host, ports)
@@ -174,6 +178,7 @@ class Agent:
         self._tracker = TrackerLink(tracker, key, self.port, shown_host)
         self._key = key
         self._memory_bytes = memory_bytes or _all_but_reserve()
+        self._launcher = tuple(launcher)
         self._match: str | None = None
         self._taken_beats = 0
         self._sessions = 0
@@ -271,7 +276,7 @@ class Agent:
         if process == 0:
             self._listener.close()
             self._tracker.drop()
-            _session(connection, folder, self._memory_bytes)
+            _session(connection, folder, self._memory_bytes, self._launcher)
         self._sessions += 1
         until = time.monotonic() + limit_s if limit_s > 0 else float("inf")
         next_beat = time.monotonic() + BEAT_S
@@ -344,7 +349,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _session(connection: socket.socket, folder: str, memory_bytes: int) -> None:
+def _session(connection: socket.socket, folder: str, memory_bytes: int, launcher: Sequence[str]) -> None:
     """The child's life. Never returns."""
     status = 1
     try:
@@ -361,7 +366,7 @@ def _session(connection: socket.socket, folder: str, memory_bytes: int) -> None:
 
         server.logger.setLevel("ERROR")
         kept = server._server_env([], None)  # pyright: ignore[reportPrivateUsage]
-        _Session(Path(folder)).register()
+        _Session(Path(folder), launcher).register()
         _ffi_api.ServerLoop(connection.fileno())  # pyright: ignore[reportAttributeAccessIssue]
         del kept
         status = 0
@@ -372,8 +377,9 @@ def _session(connection: socket.socket, folder: str, memory_bytes: int) -> None:
 class _Session:
     """What clients call besides TVM's own functions: run a program that prints lines, and read them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, launcher: Sequence[str]) -> None:
         self._folder = folder
+        self._launcher = launcher
         self._process: subprocess.Popen[bytes] | None = None
         self._count = 0
 
@@ -398,7 +404,7 @@ class _Session:
         path.chmod(0o700)
         with (self._folder / "errors").open("wb") as errors:
             self._process = subprocess.Popen(
-                [str(path), str(path)],
+                [*self._launcher, str(path), str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -430,6 +436,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=9091, help="first port to try (default: %(default)s)")
     parser.add_argument("--shown-host", help="address that clients are told")
+    parser.add_argument("--launcher", default="", help="command before measuring programs: 'taskset -c 3'")
     options = parser.parse_args()
     ports = (options.port, options.port + 108)
     agent = Agent(
@@ -438,6 +445,7 @@ def main() -> None:
         host=options.host,
         ports=ports,
         shown_host=options.shown_host,
+        launcher=shlex.split(options.launcher),
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     agent.run()
