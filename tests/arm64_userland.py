@@ -1,7 +1,7 @@
-"""An arm64 Debian in a folder, with Python and TVM, that runs under qemu-user: `python -m tests.arm64_userland DIR`.
+"""An arm64 Debian in a folder, with Python and TVM, for qemu-user: `python -m tests.arm64_userland DIR`.
 
-Needs Linux with apt (Debian or Ubuntu's, whose sources must offer arm64), dpkg-deb, qemu-user and pip. Nothing of
-this computer's own packages is touched, and root is not needed. A folder that is complete is left as it is.
+Needs apt (whose sources must offer arm64), dpkg-deb, qemu-user and pip. Nothing of this computer's own
+packages is touched, and root is not needed. A folder that is complete is left as it is.
 """
 
 from __future__ import annotations

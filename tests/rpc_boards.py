@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from targets.measuring.board_agent import Address
+from targets.measuring.board_session import PROTOCOL
 from targets.measuring.tracker import TrackerError, known_boards
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +48,29 @@ class Farm:
         agent = started(["-m", "targets.measuring.board_agent", *arguments])
         self.agents.append(agent)
         return agent
+
+    def start_copy(
+        self,
+        key: str,
+        folder: Path,
+        *,
+        protocol: int = PROTOCOL,
+        python: Sequence[str] = (sys.executable,),
+        path: str = "",
+        options: Sequence[str] = (),
+    ) -> None:
+        """The agent as a board without bitloom has it: two files. path: of its packages."""
+        place = folder / "targets" / "measuring"
+        place.mkdir(parents=True)
+        for name in ("board_agent.py", "board_session.py"):
+            source = (ROOT / "targets" / "measuring" / name).read_text()
+            (place / name).write_text(
+                source.replace(f"\nPROTOCOL = {PROTOCOL}\n", f"\nPROTOCOL = {protocol}\n")
+            )
+        arguments = ["--tracker", str(self.address), "--key", key, "--port", str(free_port()), *options]
+        environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{path}"}
+        command = [*python, "-m", "targets.measuring.board_agent", *arguments]
+        self.agents.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, cwd=folder))
 
     def wait_for(self, boards: int, seconds: float = 60.0) -> None:
         """Until so many boards are registered."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,11 @@ from targets.measuring.program import Limits, Timing
 from targets.measuring.rpc import RpcBoards
 from tests import arm64_userland
 from tests.faulty_kernels import faulty
-from tests.rpc_boards import ROOT, Farm, free_port
+from tests.rpc_boards import Farm
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        bool(arm64_userland.missing_tools()), reason="apt, dpkg or qemu-user is not installed"
-    ),
+    pytest.mark.skipif(bool(arm64_userland.missing_tools()), reason="apt, dpkg or qemu-user is missing"),
 ]
 I8 = ElementType.I8
 FORM = Convolution(1, 6, 6, 16, 6, 6, 16, 3, 3, I8, I8, I8, pad=(1, 1))
@@ -38,14 +35,13 @@ def userland(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_emulated_board_serves_and_measures(userland: Path) -> None:
+def test_an_emulated_board_serves_and_measures(userland: Path, tmp_path: Path) -> None:
     farm = Farm()
     farm.start_tracker()
-    agent = str(ROOT / "targets" / "measuring" / "board_agent.py")
-    where = ["--tracker", str(farm.address), "--key", "arm64", "--port", str(free_port())]
-    environment = {**os.environ, "PYTHONPATH": str(arm64_userland.packages_of(userland))}
-    command = [*arm64_userland.python_command(userland), agent, *where, "--launcher", "qemu-aarch64 -cpu max"]
-    farm.agents.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL))
+    python, packages = arm64_userland.python_command(userland), str(arm64_userland.packages_of(userland))
+    # This computer cannot start arm64 programs by itself.
+    launcher = ["--launcher", "qemu-aarch64 -cpu max"]
+    farm.start_copy("arm64", tmp_path, python=python, path=packages, options=launcher)
     try:
         farm.wait_for(1, 120)
         limits = Limits(seconds=20.0)

@@ -22,6 +22,7 @@ from schedules.arm_machines import CORTEX_A53
 from schedules.machines import X86_64, runs_here
 from schedules.tuning.measure import Measurement, Outcome
 from targets.measuring.board_agent import Address
+from targets.measuring.board_session import PROTOCOL
 from targets.measuring.program import Limits, Timing
 from targets.measuring.rpc import RpcBoards
 from targets.measuring.tracker import TrackerError, known_boards
@@ -78,17 +79,15 @@ def test_a_board_of_another_architecture_says_so(farm: Farm) -> None:
 
 
 def test_another_version_is_refused_by_both_numbers(farm: Farm, tmp_path: Path) -> None:
-    newer = tmp_path / "agent.py"
-    source = (ROOT / "targets" / "measuring" / "board_agent.py").read_text()
-    assert "\nPROTOCOL = 1\n" in source
-    newer.write_text(source.replace("\nPROTOCOL = 1\n", "\nPROTOCOL = 2\n"))
-    where = ["--tracker", str(farm.address), "--key", "newer", "--port", str(free_port())]
-    agent = started([str(newer), *where])
+    """The board has no bitloom, only the agent's two files."""
+    farm.start_copy("newer", tmp_path, protocol=PROTOCOL + 1)
     try:
         farm.wait_for(3)
-        with pytest.raises(TrackerError, match=r"agent speaks version 2 and this computer version 1"):
+        words = f"agent speaks version {PROTOCOL + 1} and this computer version {PROTOCOL}"
+        with pytest.raises(TrackerError, match=words):
             RpcBoards(farm.address, "newer")
     finally:
+        agent = farm.agents.pop()
         agent.kill()
         agent.wait()
     farm.wait_for(2)
@@ -145,17 +144,17 @@ def seconds_for(farm: Farm, key: str, count: int, pause: float) -> float:
 
 @pytest.mark.slow
 def test_four_boards_are_three_times_as_fast_as_one() -> None:
-    """Each waits 2.5 s behind every candidate, as a board without a fan does."""
+    """Each waits 5 s behind every candidate, as a board without a fan does."""
     made = Farm()
     made.start_tracker()
     for key in ("one", "four", "four", "four", "four"):
         made.start_agent(key)
     try:
         made.wait_for(5)
-        one, four = (seconds_for(made, key, 24, 2.5) for key in ("one", "four"))
+        one, four = (seconds_for(made, key, 16, 5.0) for key in ("one", "four"))
     finally:
         made.stop()
-    print(f"24 candidates: {one:.1f} s on one board, {four:.1f} s on four, {one / four:.2f} x")
+    print(f"16 candidates: {one:.1f} s on one board, {four:.1f} s on four, {one / four:.2f} x")
     assert one > 3 * four
 
 
@@ -217,6 +216,7 @@ _CLIENT = """
 import sys
 from schedules.machines import X86_64
 from targets.measuring.board_agent import Address
+from targets.measuring.board_session import PROTOCOL
 from targets.measuring.program import Limits, Timing
 from targets.measuring.rpc import RpcBoards
 from tests.faulty_kernels import faulty

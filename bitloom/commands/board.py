@@ -53,7 +53,7 @@ def serve_command(
 
     It outlives kernels that crash, hang or eat memory, and registers again after the tracker
     was restarted. There is no authentication: anyone who reaches the address can run code here.
-    A board without bitloom runs the file targets/measuring/board_agent.py with TVM alone.
+    A board without bitloom runs two files of it with TVM alone: see docs/boards.md.
     """
     import shlex
 

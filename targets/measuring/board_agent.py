@@ -1,8 +1,8 @@
 """The agent of a board on TVM's RPC: it outlives what it runs, its tracker, and its clients.
 
     bitloom board serve --tracker HOST:PORT --key KEY
-    python3 board_agent.py --tracker HOST:PORT --key KEY      (a board without bitloom: this file and TVM)
 
+A board without bitloom needs this file, `board_session.py` and TVM: see docs/boards.md.
 Each session is a process of its own, so that kernels that crash, hang or eat memory end the session and not
 the agent. While it waits and while a session runs, it tells the tracker every few seconds how the board is.
 RPC has no authentication and runs whatever it is sent: on loopback, in a VPN or behind an ssh tunnel only.
@@ -11,72 +11,30 @@ RPC has no authentication and runs whatever it is sent: on loopback, in a VPN or
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib
-import json
 import os
-import platform
-import resource
 import select
 import shlex
 import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-# Raised with every change of what the functions below take or answer.
-PROTOCOL = 1
+from targets.measuring.board_session import PROTOCOL, own_facts, serve_session
+
 BEAT_S = 2.0
+_FACTS_S = 5.0  # how old they may be
 _HANDSHAKE_S = 5.0
 _RECONNECT_S = (0.2, 5.0)  # the first wait for a tracker, and the longest
 _UNUSED_BEATS = 3  # a key that a client took and does not use is replaced after so many
 _RESERVED_BYTES = 256 << 20  # of the board's memory, for the agent and the system
-_PR_SET_PDEATHSIG = 1
-
-# What a shell can tell of a Linux board: `name=value` lines.
-FACTS_SCRIPT = r"""
-first() { for f in "$@"; do [ -r "$f" ] && tr -d '\0' <"$f" 2>/dev/null && echo && return; done; echo; }
-cpu() { sed -n "s/^$1[[:space:]]*: //p" /proc/cpuinfo 2>/dev/null | head -n 1; }
-policy=/sys/devices/system/cpu/cpu0/cpufreq
-echo "system=$(uname -s)"
-echo "machine=$(uname -m)"
-echo "model=$(first /proc/device-tree/model /sys/devices/virtual/dmi/id/product_name | head -n 1)"
-echo "cpu=$(cpu 'model name')"
-echo "part=$(cpu 'CPU implementer')/$(cpu 'CPU part')"
-echo "features=$(cpu 'Features')$(cpu 'flags')"
-echo "cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null)"
-echo "memory_kb=$(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo 2>/dev/null)"
-echo "clock_khz=$(first $policy/cpuinfo_max_freq)"
-echo "clock_now_khz=$(first $policy/scaling_cur_freq)"
-echo "governor=$(first $policy/scaling_governor)"
-echo "millidegrees=$(cat /sys/class/thermal/thermal_zone*/temp 2>/dev/null | sort -n | tail -n 1)"
-echo "throttled=$(vcgencmd get_throttled 2>/dev/null | sed 's/throttled=//')"
-echo "cooling=$(for d in /sys/class/thermal/cooling_device*; do
-    case "$(cat $d/type 2>/dev/null)" in *cpu*|*Processor*) cat $d/cur_state 2>/dev/null;; esac
-done | sort -n | tail -n 1)"
-echo "load=$(cut -d ' ' -f 1 /proc/loadavg 2>/dev/null)"
-"""
-
-
-def read_facts(text: str) -> dict[str, str]:
-    """What FACTS_SCRIPT printed; what the system does not tell is left out."""
-    pairs = (line.partition("=") for line in text.splitlines())
-    return {name: value.strip() for name, _, value in pairs if value.strip() and value.strip() != "/"}
-
-
-def own_facts() -> dict[str, str]:
-    done = subprocess.run(["sh", "-c", FACTS_SCRIPT], capture_output=True, text=True, check=False)
-    # An emulated board's shell may be its host's.
-    return {**read_facts(done.stdout), "machine": platform.machine()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +139,7 @@ class Agent:
         self._launcher = tuple(launcher)
         self._match: str | None = None
         self._taken_beats = 0
+        self._facts, self._facts_until = dict[str, str](), 0.0
         self._sessions = 0
         self._faults = 0
         self._beats = 0
@@ -234,8 +193,9 @@ class Agent:
                 self._keep_offer()
 
     def _status(self, busy: bool) -> dict[str, Any]:
-        told = own_facts()
-        told.pop("features", None)
+        if time.monotonic() > self._facts_until:
+            self._facts, self._facts_until = own_facts(), time.monotonic() + _FACTS_S
+        told = {name: value for name, value in self._facts.items() if name != "features"}
         counts = {"sessions": self._sessions, "faults": self._faults, "beat": self._beats}
         return {"protocol": PROTOCOL, "state": "busy" if busy else "free", **counts, "facts": told}
 
@@ -276,7 +236,7 @@ class Agent:
         if process == 0:
             self._listener.close()
             self._tracker.drop()
-            _session(connection, folder, self._memory_bytes, self._launcher)
+            serve_session(connection, folder, self._memory_bytes, self._launcher)
         self._sessions += 1
         until = time.monotonic() + limit_s if limit_s > 0 else float("inf")
         next_beat = time.monotonic() + BEAT_S
@@ -342,89 +302,6 @@ def _ended(process: int, until: float) -> int | None:
 
 def _manner(status: int) -> str:
     return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _session(connection: socket.socket, folder: str, memory_bytes: int, launcher: Sequence[str]) -> None:
-    """The child's life. Never returns."""
-    status = 1
-    try:
-        os.setsid()
-        _die_with_parent()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text("1000")
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-        os.chdir(folder)
-        from tvm.rpc import _ffi_api, server
-
-        server.logger.setLevel("ERROR")
-        kept = server._server_env([], None)  # pyright: ignore[reportPrivateUsage]
-        _Session(Path(folder), launcher).register()
-        _ffi_api.ServerLoop(connection.fileno())  # pyright: ignore[reportAttributeAccessIssue]
-        del kept
-        status = 0
-    finally:
-        os._exit(status)
-
-
-class _Session:
-    """What clients call besides TVM's own functions: run a program that prints lines, and read them."""
-
-    def __init__(self, folder: Path, launcher: Sequence[str]) -> None:
-        self._folder = folder
-        self._launcher = launcher
-        self._process: subprocess.Popen[bytes] | None = None
-        self._count = 0
-
-    def register(self) -> None:
-        import tvm_ffi
-
-        tvm_ffi.register_global_func("bitloom.board.hello", self.hello, override=True)
-        tvm_ffi.register_global_func("bitloom.board.start", self.start, override=True)
-        tvm_ffi.register_global_func("bitloom.board.read", self.read, override=True)
-
-    def hello(self) -> str:
-        import tvm
-
-        who = {"protocol": PROTOCOL, "tvm": tvm.__version__, "machine": platform.machine()}
-        return json.dumps({**who, "system": platform.system(), "facts": own_facts()})
-
-    def start(self, program: bytes) -> None:
-        """Runs an executable file, its own path its only argument."""
-        self._count += 1
-        path = self._folder / f"program{self._count}"
-        path.write_bytes(bytes(program))
-        path.chmod(0o700)
-        with (self._folder / "errors").open("wb") as errors:
-            self._process = subprocess.Popen(
-                [*self._launcher, str(path), str(path)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                cwd=self._folder,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - the session has one thread
-            )
-
-    def read(self, seconds: float) -> str:
-        """{"output": what came within so many seconds, "status": of the program once it ended, or null,
-        "errors": the end of its errors then}."""
-        process = self._process
-        assert process is not None and process.stdout is not None
-        if not select.select([process.stdout], [], [], float(seconds))[0]:
-            return json.dumps({"output": "", "status": None})
-        part = os.read(process.stdout.fileno(), 65536)
-        if part:
-            return json.dumps({"output": part.decode(errors="replace"), "status": None})
-        status = process.wait()
-        errors = (self._folder / "errors").read_bytes()[-2000:].decode(errors="replace")
-        return json.dumps({"output": "", "status": status, "errors": errors.strip()})
 
 
 def main() -> None:

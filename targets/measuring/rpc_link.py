@@ -3,7 +3,8 @@
 TVM's client waits without limits and dies with its connection in more ways than one, so it lives in a process
 that may be killed. On standard input: for each program the seconds that a board may take to get free (a
 double), its length (a number of 64 bits), its bytes. On standard output: the program's lines, then one of
-`#end`, `#lost WORDS`, `#program WORDS`, `#refused WORDS`. The length 0 asks for the line of a board's hello.
+`#end`, `#lost WORDS`, `#program WORDS`, `#refused WORDS`. The length 0 asks for one line: a board's
+hello and its facts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import struct
 import sys
 from typing import Any
 
-from targets.measuring.board_agent import PROTOCOL, Address
+from targets.measuring.board_agent import Address
+from targets.measuring.board_session import PROTOCOL
 from targets.measuring.program import architecture_of
 from targets.measuring.tracker import TrackerError, free_board
 
@@ -49,7 +51,9 @@ def main() -> None:
             if size:
                 say(_run(session, program, say))
             else:
-                say(json.dumps(_hello(session)))
+                told = _hello(session)
+                told["facts"] = json.loads(str(session.get_function("bitloom.board.facts")()))
+                say(json.dumps(told))
                 say("#end")
             del session
         except _RefusedError as error:

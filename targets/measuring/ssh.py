@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from targets.measuring.board_agent import FACTS_SCRIPT, read_facts
+from targets.measuring.board_session import FACTS_SCRIPT, read_facts
 from targets.measuring.boards import Boards
 from targets.measuring.facts import fingerprint_of
 from targets.measuring.links import LinkLostError, ProgramError, RefusedError, Speaking
