@@ -62,6 +62,9 @@ class Farm:
         """The agent as a board without bitloom has it: two files. path: of its packages."""
         place = folder / "targets" / "measuring"
         place.mkdir(parents=True)
+        if sys.executable in python:  # which has bitloom: regular packages come before it
+            (place / "__init__.py").touch()
+            (place.parent / "__init__.py").touch()
         for name in ("board_agent.py", "board_session.py"):
             source = (ROOT / "targets" / "measuring" / name).read_text()
             (place / name).write_text(
