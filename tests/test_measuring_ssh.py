@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from bitloom.cli import app
 from compiler.ir.diagnostics import BitloomError
 from schedules.arm_machines import CORTEX_A53
 from schedules.machines import X86_64, runs_here
@@ -122,6 +124,18 @@ def test_a_board_of_another_architecture_is_refused(sshd: Loopback) -> None:
     with pytest.raises(BitloomError, match="it is Linux x86_64; the kernels are for Linux aarch64"):
         list(device.measure([faulty(CORTEX_A53, "right")]))
     device.close()
+
+
+def test_boards_over_ssh_are_checked(sshd: Loopback) -> None:
+    checked = CliRunner().invoke(app, ["board", "check", sshd.runner])
+    assert checked.exit_code == 0, checked.output
+    shown = dict(line.split(maxsplit=1) for line in checked.stdout.replace("round trip", "trip").splitlines())
+    assert shown["trip"].endswith(" ms")
+    assert shown["clock"].endswith(" MHz measured")
+    assert "GMAC/s of one core (vp" in shown["peak"]
+    missing = CliRunner().invoke(app, ["board", "check", "ssh:nobody@127.0.0.1:1"])
+    assert missing.exit_code == 2
+    assert "cannot reach ssh:nobody@127.0.0.1:1" in missing.stderr
 
 
 def test_a_board_that_is_not_there() -> None:
