@@ -75,8 +75,8 @@ class Farm:
         command = [*python, "-m", "targets.measuring.board_agent", *arguments]
         self.agents.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, cwd=folder))
 
-    def wait_for(self, boards: int, seconds: float = 60.0) -> None:
-        """Until so many boards are registered."""
+    def wait_for(self, boards: int, seconds: float = 300.0) -> None:
+        """Until so many boards are registered: where all cores are busy, importing TVM takes minutes."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             try:

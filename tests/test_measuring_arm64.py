@@ -43,7 +43,7 @@ def test_an_emulated_board_serves_and_measures(userland: Path, tmp_path: Path) -
     launcher = ["--launcher", "qemu-aarch64 -cpu max"]
     farm.start_copy("arm64", tmp_path, python=python, path=packages, options=launcher)
     try:
-        farm.wait_for(1, 120)
+        farm.wait_for(1)
         limits = Limits(seconds=20.0)
         timing = Timing(repeats=3, slice_seconds=0.005)
         device = RpcBoards(farm.address, "arm64", limits=limits, timing=timing, workers=1)

@@ -41,9 +41,11 @@ def farm() -> Iterator[Farm]:
     made.start_tracker()
     for _ in range(2):
         made.start_agent("pair")
-    made.wait_for(2)
-    yield made
-    made.stop()
+    try:
+        made.wait_for(2)
+        yield made
+    finally:
+        made.stop()
 
 
 def plans(count: int) -> list[object]:
@@ -175,9 +177,14 @@ def kill_at_random(kills: int, candidates: int, seed: int) -> None:
     made.start_tracker()
     for _ in range(2):
         made.start_agent("board")
-    made.wait_for(2)
     timing = Timing(repeats=3, slice_seconds=0.0002, pause_seconds=0.4)
-    device = RpcBoards(made.address, "board", limits=LIMITS, timing=timing, batch=3)
+    try:
+        made.wait_for(2)
+        # A tracker that starts again imports TVM first, which takes minutes where all cores are busy.
+        device = RpcBoards(made.address, "board", limits=LIMITS, timing=timing, batch=3, patience_s=600.0)
+    except BaseException:
+        made.stop()
+        raise
     done = threading.Event()
 
     def killer() -> None:
