@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from bitloom.commands.board import app as board_app
 from bitloom.commands.compile import compile_command
 from bitloom.commands.doctor import doctor_command
 from bitloom.commands.explore import explore_command
@@ -68,6 +69,7 @@ app.command("explore")(explore_command)
 app.command("inspect")(inspect_command)
 app.command("targets")(targets_command)
 app.command("doctor")(doctor_command)
+app.add_typer(board_app, name="board")
 
 
 def _show_version(wanted: bool) -> None:

@@ -21,13 +21,20 @@ _OTHER_SYSTEM = 90
 # What `uname -m` says, as a pattern of sh: kernels of 64 bits may run programs of 32.
 _MACHINES = {"arm": "armv[78]*"}
 
-# One connection: is it the right machine, and where does the program on standard input lie from now on?
-_INSTALL = """\
+# Ends with 90 and the system's name where it is not the right machine.
+SYSTEM_CHECK = """\
 system=$(uname -sm)
-case "$system" in "Linux {machine}") ;; *) false ;; esac || {{ echo "$system"; exit 90; }}
+case "$system" in "Linux "{machine}) ;; *) false ;; esac || {{ echo "$system"; exit 90; }}
+"""
+
+# One connection: is it the right machine, and where does the program on standard input lie from now on?
+_INSTALL = (
+    SYSTEM_CHECK
+    + """\
 folder=$(mktemp -d) && cat >"$folder/runner" && chmod 700 "$folder/runner" && echo "$folder" && exit
 rm -rf "$folder"; exit 1
 """
+)
 
 
 class RunnerError(BitloomError):
@@ -144,9 +151,7 @@ class Board:
     def start(self, program: Path, architecture: str) -> None:
         if shutil.which("ssh") is None:
             raise RunnerError("there is no ssh", "Debian and Ubuntu: apt-get install openssh-client")
-        done = self._sh(
-            _INSTALL.format(machine=_MACHINES.get(architecture, architecture)), program.read_bytes()
-        )
+        done = self._sh(_INSTALL.format(machine=self.machine_of(architecture)), program.read_bytes())
         answer = _text(done.stdout)
         if done.returncode == _OTHER_SYSTEM:
             raise RunnerError(f"{self.name} is {answer}; the library is for Linux {architecture}")
@@ -167,10 +172,25 @@ class Board:
         if folder is not None:
             self._sh(f"rm -rf {folder}")
 
+    @staticmethod
+    def machine_of(architecture: str) -> str:
+        """A pattern of sh for what `uname -m` says where such programs run."""
+        return _MACHINES.get(architecture, architecture)
+
+    def command(self, script: str) -> list[str]:
+        """The command of this computer that runs a script of sh there."""
+        return ["ssh", *self._options, "--", self._host, f"sh -c {shlex.quote(script)}"]
+
+    def ask(self, script: str) -> str:
+        """What a script prints."""
+        done = self._sh(script)
+        if done.returncode != 0:
+            raise RunnerError(f"{self.name} does not answer: {_text(done.stderr)}")
+        return _text(done.stdout)
+
     def _sh(self, script: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Runs a script of sh there."""
-        command = f"sh -c {shlex.quote(script)}"
-        done = _run(["ssh", *self._options, "--", self._host, command], given)
+        done = _run(self.command(script), given)
         if done.returncode == _SSH_FAILED:
             raise RunnerError(
                 f"cannot reach {self.name}: {_text(done.stderr) or 'the connection was lost'}",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import typer
@@ -104,10 +105,14 @@ def _options() -> dict[str, set[str]]:
     """Every command's options."""
     group = typer.main.get_command(app)
     commands: dict[str, typer.core.TyperCommand] = group.commands  # pyright: ignore[reportAttributeAccessIssue]
-    return {
-        name: {"--help", "-h", *(o for p in command.params for o in (*p.opts, *p.secondary_opts))}
-        for name, command in commands.items()
-    }
+    return {name: _options_of(command) for name, command in commands.items()}
+
+
+def _options_of(command: Any) -> set[str]:
+    """Of a command, or of all commands of a group."""
+    inner = [_options_of(c) for c in getattr(command, "commands", {}).values()]
+    own = (o for p in command.params for o in (*p.opts, *p.secondary_opts))
+    return {"--help", "-h", *own}.union(*inner)
 
 
 _CALL = re.compile(r"bitloom (?!import)([a-z]+)((?:[^\S\n]+[^\s`#;]+)*)")

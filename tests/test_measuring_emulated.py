@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from compiler.ir.diagnostics import BitloomError
 from compiler.loops.form import Convolution
 from compiler.numerics.element import ElementType
 from schedules.arm_machines import CORTEX_A7, CORTEX_A53, CORTEX_A76
 from schedules.convolution import candidate_configs, plan_convolution
 from schedules.cpu import plan_kernel
 from schedules.tuning.measure import Outcome, Unit
+from targets.measuring.choosing import boards_named
 from targets.measuring.emulated import EmulatedBoards
 from targets.measuring.program import Limits
 from targets.runners import RunnerError
@@ -87,6 +89,16 @@ def test_an_emulator_that_is_killed_is_started_again() -> None:
     assert found[0].outcome is found[2].outcome is Outcome.MEASURED
     assert found[1].outcome is Outcome.LOST
     assert "2 times while it ran" in found[1].said
+
+
+def test_devices_have_names() -> None:
+    device = boards_named(["qemu:cortex-a53"], CORTEX_A53)
+    ((_, found),) = device.measure([faulty(CORTEX_A53, "right")])
+    device.close()
+    assert (device.fingerprint, found.outcome) == ("qemu:cortex-a53", Outcome.MEASURED)
+    for names in (["rpi4"], ["qemu:max", "qemu:max"], ["ssh:a@b", "qemu:max"], []):
+        with pytest.raises(BitloomError, match="no device is called"):
+            boards_named(names, CORTEX_A53)
 
 
 def test_a_core_that_qemu_does_not_know() -> None:

@@ -22,7 +22,6 @@ from compiler.ir.diagnostics import BitloomError
 from compiler.loops.form import Form
 from compiler.lowering.kernel import KernelPlan
 from schedules.tuning.measure import Measurement, Outcome, Unit
-from targets.library.toolchain import LibraryError
 from targets.measuring.answers import Answers
 from targets.measuring.building import Builders, NotBuiltError
 from targets.measuring.links import Link, LinkLostError, ProgramError, RefusedError
@@ -31,6 +30,10 @@ from targets.measuring.program import Built, Limits, Linker, Timing, static_trip
 
 _MOST_LOSSES = 2  # of a board under one candidate, before the candidate is given up
 _KEPT_EXAMPLES = 16
+
+
+# A candidate's, or why a board gave up, or a fault that is not the candidates': of this computer, of ours.
+_Answer = tuple[int, Measurement] | str | Exception
 
 
 @dataclass(eq=False)
@@ -47,10 +50,7 @@ class _Round:
     stopped: bool = False
     losses: dict[int, int] = field(default_factory=dict[int, int])
     changed: threading.Condition = field(default_factory=threading.Condition)
-    # (index, measurement), or why a board gave up.
-    answers: queue.SimpleQueue[tuple[int, Measurement] | str] = field(
-        default_factory=queue.SimpleQueue[tuple[int, Measurement] | str]
-    )
+    answers: queue.SimpleQueue[_Answer] = field(default_factory=queue.SimpleQueue[_Answer])
 
     def answer(self, index: int, measurement: Measurement) -> None:
         with self.changed:
@@ -66,6 +66,9 @@ class _Round:
             contents = b"" if future.cancelled() else future.result()
         except NotBuiltError as error:
             contents, words = b"", str(error)
+        except Exception as error:  # the disk is full, or a plan cannot be sent to a process
+            contents = b""
+            self.answers.put(error)
         with self.changed:
             self.building -= 1
             if contents:
@@ -164,7 +167,9 @@ class Boards:
         reasons: list[str] = []
         try:
             for _ in candidates:
-                while isinstance(answer := work.answers.get(), str):
+                while not isinstance(answer := work.answers.get(), tuple):
+                    if isinstance(answer, Exception):
+                        raise answer
                     reasons.append(answer)
                     if len(reasons) == len(self._links):
                         raise BitloomError(
@@ -205,9 +210,15 @@ class Boards:
             with self._lock:
                 example = self._example(plan.form)
             built.append(Built(plan, work.objects[index], store(plan, example)))
-        return self._linker(built[0].plan).link(built, self._limits, self._timing)
+        return self._linker(work.plans[indices[0]]).link(built, self._limits, self._timing)
 
     def _serve(self, link: Link, work: _Round) -> None:
+        try:
+            self._serve_all(link, work)
+        except Exception as error:  # a thread that ended in silence would be waited for without end
+            work.answers.put(error)
+
+    def _serve_all(self, link: Link, work: _Round) -> None:
         """Measures candidates on one board until there are no more, or the board is given up."""
         patience_s = 0.0 if link in self._given_up else self._patience_s
         until: float | None = None  # when patience ends, while the board is lost
@@ -234,12 +245,8 @@ class Boards:
         """Errors: LinkLostError, RefusedError; what was measured before is answered."""
         try:
             program = self._program(work, group)
-        except LibraryError as error:
-            self._alone(link, work, group, Measurement(Outcome.NOT_BUILT, said=error.message))
-            return
-        except (BitloomError, ValueError) as error:
-            for index in group:
-                work.answer(index, Measurement(Outcome.NOT_BUILT, said=str(error)))
+        except (BitloomError, ValueError) as error:  # of the linker, or of one whose operands are unknown
+            self._alone(link, work, group, Measurement(Outcome.NOT_BUILT, said=str(error)))
             return
         answers = Answers(self._limits)
         silence_s = self._limits.seconds + self._timing.pause_seconds

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -50,8 +50,11 @@ class Link(Protocol):
 class Speaking:
     """A process that is given bytes and answers in lines, with limits on its silence."""
 
-    def __init__(self, command: Sequence[str], *, with_errors: bool) -> None:
-        """with_errors: its errors are lines, too; else they are kept for `complaint`."""
+    def __init__(
+        self, command: Sequence[str], *, with_errors: bool, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """with_errors: its errors are lines, too; else they are kept for `complaint`. environment: of the
+        process, besides this one's."""
         self._errors = bytearray()
         try:
             self._process = subprocess.Popen(
@@ -59,6 +62,7 @@ class Speaking:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT if with_errors else subprocess.PIPE,
+                env={**os.environ, **(environment or {})},
                 start_new_session=True,  # Ctrl-C is for the tuner
             )
         except OSError as error:

@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from compiler.lowering.kernel import KernelPlan
+from compiler.ir.diagnostics import BitloomError
 from compiler.lowering.machine import CpuMachine
 from compiler.lowering.program import SCRATCH
 from schedules.arm_machines import ARM32_MACHINES
@@ -47,11 +48,24 @@ class Timing:
     pause_seconds: float = 0.0
 
 
+class Callee(Protocol):
+    """What must be known of a kernel to call it; a KernelPlan is one."""
+
+    @property
+    def symbol(self) -> str: ...
+
+    @property
+    def operands(self) -> tuple[str, ...]: ...
+
+    @property
+    def tiles(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Built:
-    """A candidate ready to be linked. object: its object file."""
+    """A candidate ready to be linked. object: its object file, which others may share."""
 
-    plan: KernelPlan
+    plan: Callee
     object: bytes
     operands: StoredOperands
 
@@ -61,6 +75,25 @@ def static_triple(machine: CpuMachine) -> str:
     if machine in ARM32_MACHINES.values():
         return "arm-linux-musleabihf"
     return "aarch64-linux-musl" if machine.is_aarch64 else "x86_64-linux-musl"
+
+
+def triple_of_system(machine: str) -> str:
+    """The same for a board whose `uname -m` says `machine`. Errors: BitloomError for others."""
+    if machine in ("aarch64", "arm64"):
+        return "aarch64-linux-musl"
+    if machine == "x86_64":
+        return "x86_64-linux-musl"
+    if machine.startswith(("armv7", "armv8")):
+        return "arm-linux-musleabihf"
+    raise BitloomError(
+        f'a board of the machine "{machine}" cannot be measured', "boards are Arm or x86-64 Linux"
+    )
+
+
+def architecture_of(program: bytes) -> str | None:
+    """What an ELF file's header says, as zig spells it; None for others."""
+    (machine,) = struct.unpack_from("<H", program, 18)
+    return {183: "aarch64", 62: "x86_64", 40: "arm"}.get(machine)
 
 
 class Linker:
@@ -85,9 +118,10 @@ class Linker:
         """
         with tempfile.TemporaryDirectory(prefix="bitloom-link-") as name:
             folder = Path(name)
-            objects = {b.plan.symbol: folder / f"{b.plan.symbol}.o" for b in candidates}
+            objects: dict[bytes, Path] = {}
             for built in candidates:
-                objects[built.plan.symbol].write_bytes(built.object)
+                path = objects.setdefault(built.object, folder / f"{len(objects)}.o")
+                path.write_bytes(built.object)
             (folder / "candidates.c").write_text(_source([b.plan for b in candidates]))
             program = folder / "program"
             parts = [self._common, *objects.values()]
@@ -98,7 +132,7 @@ class Linker:
         return code + _request(candidates, limits, timing) + struct.pack("<q", len(code))
 
 
-def _source(plans: Sequence[KernelPlan]) -> str:
+def _source(plans: Sequence[Callee]) -> str:
     """C functions that call the kernels with an array of pointers, and their table in order of `plans`."""
     lines = ['#include "bitloom_measure.h"']
     known = {plan.symbol: plan for plan in plans}
