@@ -175,7 +175,7 @@ class Model:
         wanted = self._wanted
         context: int | None = create(wanted and wanted.encode(), threads, ctypes.byref(reason))
         if context is None:
-            raise LoadError(f"{self.name}: {(reason.value or b'unknown reason').decode()}")
+            raise LoadError(f"{self.name}: {(reason.value or b'unknown reason').decode(errors='replace')}")
         return context
 
     def _run(self, call: Call) -> float:

@@ -158,7 +158,7 @@ def targets() -> Iterator[MaliTarget]:
 
 
 def target_from(name: str) -> MaliTarget | None:
-    """A GPU with a system behind @; None for another family's name. Errors: BitloomError for an unknown one."""
+    """A GPU with a system behind @; None for another name. Errors: BitloomError for an unknown one."""
     gpu, at, system = name.removeprefix(PREFIX).partition("@")
     if not name.startswith(PREFIX) or not at:
         return None

@@ -1,4 +1,4 @@
-"""Law: the OpenCL kernel of a loop form of integers computes what `evaluate` says, and writes nothing else."""
+"""Law: the OpenCL kernel of a form of integers computes what `evaluate` says, and writes nothing else."""
 
 from __future__ import annotations
 

@@ -165,9 +165,9 @@ class Step:
 
     [begin, end) is a part of [0, tiles). Any division of that range, in any order and on any threads, must
     give the same result. `label` is unique in the library; `layer` names the model's nodes that the step came
-    from. launches: what an OpenCL device runs in place of the kernel, with the same operands; copies: so many
-    bytes are copied from the first operand to the second in place of a kernel. `result`, if given, is the step's output for inspection right after the step, while it is not yet
-    overwritten.
+    from. `result`, if given, is the step's output for inspection right after the step, while it is not yet
+    overwritten. launches: what an OpenCL device runs in place of the kernel, with the same operands; copies:
+    so many bytes are copied from the first operand to the second in place of a kernel.
     """
 
     kernel: str

@@ -27,8 +27,8 @@ from targets.library.launch import Launch
 def describe_for_device(name: str, variant: str, program: Program, machine: CpuMachine) -> LibraryDescription:
     """The library of a program whose plans are for a GPU, or for `machine` where the CPU takes the step.
 
-    The device reaches the arena and the constants alone: the caller's buffers that it reads or writes are copied
-    into the arena in front of all steps, and out of it behind them.
+    The device reaches the arena and the constants alone: the caller's buffers that it reads or writes are
+    copied into the arena in front of all steps, and out of it behind them.
     """
     plain = describe(name, {variant: (program, machine)})
     steps = tuple(

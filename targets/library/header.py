@@ -88,19 +88,19 @@ def _sizes(description: LibraryDescription) -> str:
 
 
 _OPENCL = """
-/* OpenCL. The arena and a copy of the constants lie in the device's memory, beside what its driver takes. The arena may
- * move from step to step: ask for it behind each. A reason for a failure of OpenCL is never freed.
+/* OpenCL. The arena and a copy of the constants lie in the device's memory, beside what its driver takes. The
+ * arena may move from step to step: ask for it behind each. A reason for a failure of OpenCL is never freed.
  *
- * As create, on the first device whose own or whose platform's name holds `device` (NULL or "": a GPU before others;
- * $BITLOOM_OPENCL names the OpenCL library where it is not found). Compiled kernels are kept in the folder `cache`, for
- * the next create (NULL: $BITLOOM_OPENCL_CACHE or the user's cache folder; "": nowhere). A file there that is damaged
- * or of another library, device or driver is made anew. */
+ * As create, on the first device whose own or whose platform's name holds `device`, in capitals or not (NULL
+ * or "": a GPU before others; $BITLOOM_OPENCL names the OpenCL library where it is not found). Compiled kernels
+ * are kept in the folder `cache` for the next create (NULL: $BITLOOM_OPENCL_CACHE or the user's cache folder;
+ * "": nowhere). A file there that is damaged or of another library, device or driver is made anew. */
 {name}_ctx *{name}_create_on(const char *device, const char *cache, int threads, const char **reason);
 
 /* Name of the device, and how it computes dot products. */
 const char *{name}_device(const {name}_ctx *ctx);
 
-/* As run, and tells for each step the nanoseconds that the device took for it, 0 for steps of the CPU. Slower. */
+/* As run, and tells the nanoseconds that the device took for each step, 0 for steps of the CPU. Slower. */
 int {name}_profile({name}_ctx *ctx, const void *const *inputs, void *const *outputs, uint64_t *nanoseconds);
 """
 

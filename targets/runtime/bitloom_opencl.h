@@ -46,13 +46,13 @@ struct bl_device {
 };
 
 /* Sets *reason to a text that stays allocated, for who reads it cannot say when he is done. */
-static inline void bl_say(const char **reason, const char *what, const char *name, const char *more)
+static inline void bl_say(const char **reason, const char *what, const char *detail)
 {
     char *text = reason ? malloc(BL_REASON) : NULL;
 
     if (!text)
         return;
-    snprintf(text, BL_REASON, what, name, more);
+    snprintf(text, BL_REASON, what, detail);
     *reason = text;
 }
 
@@ -81,6 +81,21 @@ static inline int bl_has_word(const char *list, const char *word)
     return 0;
 }
 
+/* Whether a name holds a part, in capitals or not. */
+static inline int bl_holds(const char *name, const char *part)
+{
+    for (; *name; name++) {
+        size_t i = 0;
+
+        while (part[i] && name[i] &&
+               (name[i] == part[i] || ((name[i] ^ part[i]) == 32 && (part[i] | 32) >= 'a' && (part[i] | 32) <= 'z')))
+            i++;
+        if (!part[i])
+            return 1;
+    }
+    return 0;
+}
+
 static inline int bl_usable(struct bl_device *d, bl_cl_handle device)
 {
     return bl_device_number(d, device, CL_DEVICE_AVAILABLE, 4) && bl_device_number(d, device, CL_DEVICE_ENDIAN_LITTLE, 4) &&
@@ -95,7 +110,7 @@ static inline int bl_find_device(struct bl_device *d, const char *wanted, const 
     int seen = 0, best = 0;
 
     if (d->cl.GetPlatformIDs(BL_DEVICES, platforms, &platform_count) != CL_SUCCESS || platform_count == 0) {
-        bl_say(reason, "%s: there is an OpenCL library but no platform: install the GPU's driver%s", d->program->name, "");
+        bl_say(reason, "there is an OpenCL library but no platform: install the %s driver", "GPU's");
         return 0;
     }
     for (bl_cl_uint p = 0; p < platform_count && p < BL_DEVICES; p++) {
@@ -110,7 +125,8 @@ static inline int bl_find_device(struct bl_device *d, const char *wanted, const 
 
             seen++;
             bl_device_text(d, devices[i], CL_DEVICE_NAME, name);
-            if (wanted && wanted[0] && !strstr(platform, wanted) && !strstr(version, wanted) && !strstr(name, wanted))
+            if (wanted && wanted[0] && !bl_holds(platform, wanted) && !bl_holds(version, wanted) &&
+                !bl_holds(name, wanted))
                 continue;
             if (!bl_usable(d, devices[i]) || best > is_gpu)
                 continue;
@@ -122,10 +138,9 @@ static inline int bl_find_device(struct bl_device *d, const char *wanted, const 
         }
     }
     if (best == 0 && wanted && wanted[0])
-        bl_say(reason, "%s: no usable OpenCL device is called \"%s\"", d->program->name, wanted);
+        bl_say(reason, "no usable OpenCL device is called \"%s\"", wanted);
     else if (best == 0)
-        bl_say(reason, seen ? "%s: no OpenCL device is available with a compiler%s" : "%s: there is no OpenCL device%s",
-               d->program->name, "");
+        bl_say(reason, "there is no OpenCL device%s", seen ? " that is available and has a compiler" : "");
     return best > 0;
 }
 
@@ -170,8 +185,7 @@ static inline int bl_build(struct bl_device *d, const char **reason)
             whole[bytes] = 0;
         else if (whole)
             whole[0] = 0;
-        snprintf(log, BL_REASON, "%s: %s does not build the kernels (%s, error %d):\n%s", d->program->name, d->name,
-                 bl_cl_words(error), (int)error, whole ? whole : "");
+        snprintf(log, BL_REASON, "%s does not build the kernels (%s, error %d):\n%s", d->name, bl_cl_words(error), (int)error, whole ? whole : "");
         free(whole);
         *reason = log;
     }
@@ -183,7 +197,7 @@ static inline int bl_refused(struct bl_device *d, const char *what, bl_cl_int er
     char text[BL_TEXT];
 
     snprintf(text, sizeof text, "%s: %s on %.200s (OpenCL error %d)", what, bl_cl_words(error), d->name, (int)error);
-    bl_say(reason, "%s: %s", d->program->name, text);
+    bl_say(reason, "%s", text);
     return 0;
 }
 
@@ -202,8 +216,8 @@ static inline int bl_make_kernels(struct bl_device *d, const char **reason)
             return bl_refused(d, launch->kernel, error, reason);
         d->cl.GetKernelWorkGroupInfo(d->kernels[i], d->device, CL_KERNEL_WORK_GROUP_SIZE, sizeof most, &most, NULL);
         if (most < launch->local[0] * launch->local[1] * launch->local[2]) {
-            bl_say(reason, "%s: the device allows a work-group of %s fewer work-items than it was compiled for: "
-                           "compile for mali/generic", program->name, launch->kernel);
+            bl_say(reason, "the device has not the registers for a work-group of %s: compile for mali/generic",
+                   launch->kernel);
             return 0;
         }
         for (int k = 0; k < launch->argument_count && error == CL_SUCCESS; k++) {
@@ -352,13 +366,13 @@ static inline int bl_prepare(struct bl_device *d, const char *wanted, const char
     bl_cl_int error = CL_SUCCESS;
 
     if (!library) {
-        bl_say(reason, "%s: there is no OpenCL library (libOpenCL.so, or Mali's own)%s: install the GPU's driver, or name "
-                       "the library in BITLOOM_OPENCL", d->program->name, "");
+        bl_say(reason, "there is no OpenCL library (libOpenCL.so, or Mali's own): install the GPU's driver, or name the "
+                       "library in %s", "BITLOOM_OPENCL");
         return 0;
     }
     missing = bl_cl_load(&d->cl, library);
     if (missing) {
-        bl_say(reason, "%s: the OpenCL library has no %s: it is older than OpenCL 1.2", d->program->name, missing);
+        bl_say(reason, "the OpenCL library has no %s: it is older than OpenCL 1.2", missing);
         return 0;
     }
     if (!bl_find_device(d, wanted, reason))
