@@ -92,8 +92,8 @@ _OPENCL = """
  * arena may move from step to step: ask for it behind each. A reason for a failure of OpenCL is never freed.
  *
  * As create, on the first device whose own or whose platform's name holds `device`, in capitals or not (NULL
- * or "": a GPU before others; $BITLOOM_OPENCL names the OpenCL library where it is not found). Compiled kernels
- * are kept in the folder `cache` for the next create (NULL: $BITLOOM_OPENCL_CACHE or the user's cache folder;
+ * or "": a GPU before others; $BITLOOM_OPENCL names the OpenCL library where none is found). Compiled kernels
+ * are kept in `cache`, a folder, for the next create (NULL: $BITLOOM_OPENCL_CACHE or the user's cache folder;
  * "": nowhere). A file there that is damaged or of another library, device or driver is made anew. */
 {name}_ctx *{name}_create_on(const char *device, const char *cache, int threads, const char **reason);
 

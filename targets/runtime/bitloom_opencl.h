@@ -246,54 +246,72 @@ static inline void bl_drop_program(struct bl_device *d)
     d->built = NULL;
 }
 
-static inline int bl_program_from_cache(struct bl_device *d)
+static inline int bl_program_from_binary(struct bl_device *d, unsigned char *binary, size_t bytes)
 {
-    size_t bytes;
     bl_cl_int error, status = CL_SUCCESS;
-    unsigned char *binary = bl_cache_read(&d->cache, &bytes);
     const unsigned char *start = binary;
 
     if (!binary)
         return 0;
     d->built = d->cl.CreateProgramWithBinary(d->context, 1, &d->device, &bytes, &start, &status, &error);
-    free(binary);
     if (d->built && status == CL_SUCCESS && bl_build(d, NULL) && bl_make_kernels(d, NULL))
         return 1;
     bl_drop_program(d);
     return 0;
 }
 
-static inline void bl_program_to_cache(struct bl_device *d)
+/* The program as the device has it, to be freed; NULL where the driver does not give it. */
+static inline unsigned char *bl_program_binary(struct bl_device *d, size_t *bytes)
 {
-    size_t bytes = 0;
     unsigned char *binary;
 
-    if (d->cl.GetProgramInfo(d->built, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL) != CL_SUCCESS || bytes == 0)
-        return;
-    binary = malloc(bytes);
-    if (binary && d->cl.GetProgramInfo(d->built, CL_PROGRAM_BINARIES, sizeof binary, &binary, NULL) == CL_SUCCESS)
-        bl_cache_write(&d->cache, binary, bytes);
-    free(binary);
+    if (d->cl.GetProgramInfo(d->built, CL_PROGRAM_BINARY_SIZES, sizeof *bytes, bytes, NULL) != CL_SUCCESS || *bytes == 0)
+        return NULL;
+    binary = malloc(*bytes);
+    if (binary && d->cl.GetProgramInfo(d->built, CL_PROGRAM_BINARIES, sizeof binary, &binary, NULL) != CL_SUCCESS) {
+        free(binary);
+        return NULL;
+    }
+    return binary;
 }
 
-static inline int bl_make_program(struct bl_device *d, const char *folder, const char **reason)
+static inline int bl_program_from_source(struct bl_device *d, const char **reason)
 {
     const char *source = d->program->source;
     size_t bytes = strlen(source);
     bl_cl_int error;
 
-    snprintf(d->cache.key, sizeof d->cache.key, "%s\n%s\n%s\n%s\n%s", d->program->build, d->name, d->driver, d->version,
-             d->options);
-    bl_cache_place(&d->cache, folder, d->program->name);
-    if (bl_program_from_cache(d))
-        return 1;
     d->built = d->cl.CreateProgramWithSource(d->context, 1, &source, &bytes, &error);
     if (!d->built)
         return bl_refused(d, "its program", error, reason);
-    if (!bl_build(d, reason) || !bl_make_kernels(d, reason))
+    return bl_build(d, reason) && bl_make_kernels(d, reason);
+}
+
+static inline int bl_make_program(struct bl_device *d, const char *folder, const char **reason)
+{
+    size_t bytes = 0;
+    unsigned char *binary;
+    int done;
+
+    snprintf(d->cache.key, sizeof d->cache.key, "%s\n%s\n%s\n%s\n%s", d->program->build, d->name, d->driver, d->version,
+             d->options);
+    bl_cache_place(&d->cache, folder, d->program->name);
+    binary = bl_cache_read(&d->cache, &bytes);
+    done = bl_program_from_binary(d, binary, bytes);
+    free(binary);
+    if (done)
+        return 1;
+    if (!bl_program_from_source(d, reason))
         return 0;
-    bl_program_to_cache(d);
-    return 1;
+    binary = bl_program_binary(d, &bytes);
+    if (!binary)
+        return 1;
+    bl_cache_write(&d->cache, binary, bytes);
+    /* On as from now every create: PoCL compiles what came from source again, at each first launch. */
+    bl_drop_program(d);
+    done = bl_program_from_binary(d, binary, bytes) || bl_program_from_source(d, reason);
+    free(binary);
+    return done;
 }
 
 static inline unsigned char *bl_map(struct bl_device *d)
