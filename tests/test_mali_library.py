@@ -18,6 +18,7 @@ from bitloom.library_files import LoadError
 from compiler.ir.diagnostics import BitloomError
 from tests import opencl_shim
 from tests.command_line import bitloom as command_line
+from tests.loopback_sshd import loopback_sshd
 from tests.onnx_models import make_model, node, save
 
 CHANNELS, SIZE = 5, 9
@@ -109,6 +110,19 @@ def test_the_command_runs_on_a_chosen_device(device: Path, tmp_path: Path) -> No
     done = command_line("verify", device, "--runner", "opencl:no such", cwd=tmp_path)
     assert done.code == 2
     assert 'no usable OpenCL device is called "no such"' in done.stderr
+
+
+def test_a_program_in_c_is_exact_on_a_board(device: Path, tmp_path: Path) -> None:
+    """No Python there, and the system's own OpenCL library."""
+    with loopback_sshd(tmp_path) as board:
+        try:
+            found = bitloom.verify(device, [{"x": x} for x in SAMPLES[:2]], runner=board.runner)
+        except LoadError as error:
+            if "there is no OpenCL" not in str(error):
+                raise
+            pytest.skip(str(error))
+    assert found.difference is None, str(found.difference)
+    assert found.layers > 8
 
 
 def test_codes_and_single_runs_agree(device: Path) -> None:

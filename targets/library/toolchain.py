@@ -78,12 +78,15 @@ class Toolchain:
         output: Path,
         include: Sequence[Path] = (),
         flags: Sequence[str] = (),
+        *,
+        static: bool = True,
     ) -> None:
-        """Makes a static program from C and objects or archives."""
+        """Makes a program from C and objects or archives. static: without any library of the system."""
         language = ["-std=c11", "-Wall", "-Wextra", "-Werror"]
         folders = [f"-I{folder}" for folder in include]
         files = [*map(str, [source, *objects]), "-o", str(output)]
-        self._run([*self._compiler(), "-O2", "-static", *language, *folders, *flags, *files])
+        kind = ["-static"] if static else ["-ldl", "-pthread"]
+        self._run([*self._compiler(), "-O2", *kind, *language, *folders, *flags, *files])
 
     def archive(self, objects: Sequence[Path], output: Path) -> None:
         """Makes a static library; members carry no time or owner."""
