@@ -175,7 +175,7 @@ class Model:
         wanted = self._wanted
         context: int | None = create(wanted and wanted.encode(), threads, ctypes.byref(reason))
         if context is None:
-            raise LoadError(f"{self.name}: {(reason.value or b'unknown reason').decode()}")
+            raise LoadError(f"{self.name}: {(reason.value or b'unknown reason').decode(errors='replace')}")
         return context
 
     def _run(self, call: Call) -> float:
@@ -215,14 +215,15 @@ class Model:
 
     def _layers(self, context: int, call: Call) -> Iterator[tuple[StepInfo, Array]]:
         run_step = self._step_function(call)
-        address = self._function("arena", ctypes.c_void_p, ctypes.c_void_p)(context)
+        address = self._function("arena", ctypes.c_void_p, ctypes.c_void_p)
         size: int = self._variants[self.variant]["arena_bytes"]
-        arena = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         for index, step in enumerate(self.steps):
             self._check(run_step(context, index, call.input_pointers, call.output_pointers))
             if step.result is None:
                 continue
             output = step.result.output
+            # An OpenCL device may give its memory another address each time.
+            arena = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address(context)))
             yield step, step.result.read(arena if output is None else as_bytes(call.outputs[output]))
 
     def _check(self, status: int) -> None:

@@ -67,7 +67,8 @@ class RemoteModel(Model):
         triple: str = self.manifest["triple"]
         # An emulator needs the file as long as it runs.
         program = Path(self._programs.name) / "runner"
-        link_runner_program(self.name, manifest_path.parent, triple, program)
+        dlopen = bool(self.manifest.get("opencl"))
+        link_runner_program(self.name, manifest_path.parent, triple, program, dlopen=dlopen)
         self._runner.start(program, triple.split("-", maxsplit=1)[0])
         return self._wanted or self._ask()
 

@@ -25,3 +25,8 @@ def plan_gpu_kernel(form: Form, machine: GpuMachine) -> GpuPlan:
     if form.depthwise:
         return plan_cl_depthwise(form, machine)
     return plan_cl_convolution(form, machine)
+
+
+def gpu_plan(plan: object) -> GpuPlan | None:
+    """A plan that is for a GPU."""
+    return plan if isinstance(plan, ClConvolutionPlan | ClDepthwisePlan | ClLoopsPlan) else None

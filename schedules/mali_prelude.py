@@ -27,7 +27,10 @@ PRELUDE = """\
 #endif
 #define DOT4(a, b, c) (arm_dot(a, b) + (c))
 #elif defined(DOT_KHR)
-#define DOT4(a, b, c) (dot(a, b) + (c))
+#if !defined(DOT_SHIM)
+#define BL_DOT_KHR(a, b) dot(a, b)
+#endif
+#define DOT4(a, b, c) (BL_DOT_KHR(a, b) + (c))
 #else
 inline int bl_dot4(char4 a, char4 b, int c)
 {

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from compiler.ir.diagnostics import BitloomError
 
-_SPELLINGS = "local, qemu:CPU (such as qemu:cortex-a53), ssh:USER@HOST and ssh:USER@HOST:PORT"
+_SPELLINGS = "local, qemu:CPU (such as qemu:cortex-a53), ssh:USER@HOST[:PORT] and opencl[:DEVICE]"
 _SSH_FAILED = 255
 _SIGNALLED = 128
 _OTHER_SYSTEM = 90

@@ -26,7 +26,7 @@ _SUM = "((int)(a).s0 * (b).s0 + (int)(a).s1 * (b).s1 + (int)(a).s2 * (b).s2 + (i
 SHIMS = {
     "DOT_ARM_ACCUMULATE": f"#define arm_dot_acc(a, b, c) ({_SUM} + (c))",
     "DOT_ARM": f"#define arm_dot(a, b) {_SUM}",
-    "DOT_KHR": f"#define dot(a, b) {_SUM}",
+    "DOT_KHR": f"#define BL_DOT_KHR(a, b) {_SUM}",
 }
 
 

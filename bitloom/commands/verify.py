@@ -31,7 +31,10 @@ def verify_command(
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for one on each core.")] = 0,
     runner: Annotated[
         str,
-        typer.Option(metavar="WHERE", help="local, qemu:CPU (an emulated Arm core) or ssh:USER@HOST[:PORT]."),
+        typer.Option(
+            metavar="WHERE",
+            help="local, opencl[:DEVICE], qemu:CPU (an emulated Arm core) or ssh:USER@HOST[:PORT].",
+        ),
     ] = "local",
     variant: Annotated[
         str | None,

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from compiler.loops.form import Form
-from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array
 
 
@@ -23,6 +22,13 @@ class KernelConfig(Protocol):
     def __hash__(self) -> int: ...
 
 
+class Machine(Protocol):
+    """What a plan says that it is for: a CPU, or a GPU."""
+
+    @property
+    def name(self) -> str: ...
+
+
 class KernelPlan(Protocol):
     """One kernel of one machine. Equal plans build equal objects."""
 
@@ -30,7 +36,7 @@ class KernelPlan(Protocol):
     def form(self) -> Form: ...
 
     @property
-    def machine(self) -> CpuMachine: ...
+    def machine(self) -> Machine: ...
 
     @property
     def config(self) -> KernelConfig: ...

@@ -11,6 +11,8 @@ from enum import Enum
 from math import prod
 from string import ascii_lowercase
 
+from targets.library.launch import Launch
+
 CACHE_LINE_BYTES = 64
 
 
@@ -164,7 +166,8 @@ class Step:
     [begin, end) is a part of [0, tiles). Any division of that range, in any order and on any threads, must
     give the same result. `label` is unique in the library; `layer` names the model's nodes that the step came
     from. `result`, if given, is the step's output for inspection right after the step, while it is not yet
-    overwritten.
+    overwritten. launches: what an OpenCL device runs in place of the kernel, with the same operands; copies:
+    so many bytes are copied from the first operand to the second in place of a kernel.
     """
 
     kernel: str
@@ -173,6 +176,8 @@ class Step:
     label: str
     layer: str
     result: View | None = None
+    launches: tuple[Launch, ...] = ()
+    copies: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.tiles < 2**31:
@@ -352,11 +357,15 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class LibraryDescription:
-    """A library: `constants` (the blob) and variants, those that need more of a CPU first."""
+    """A library: `constants` (the blob) and variants, those that need more of a CPU first.
+
+    opencl: the source of all launches' kernels, in a library that has them; such a one has one variant.
+    """
 
     name: str
     constants: bytes
     variants: tuple[Variant, ...]
+    opencl: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name):

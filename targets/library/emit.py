@@ -12,7 +12,7 @@ from pathlib import Path
 from targets.library.description import LibraryDescription
 from targets.library.header import exported_functions, header
 from targets.library.manifest import manifest, manifest_text
-from targets.library.source import constants_assembly, source
+from targets.library.source import blob_assembly, source
 from targets.library.toolchain import LibraryError, Toolchain
 
 RUNTIME_INCLUDE = Path(__file__).parents[1] / "runtime"
@@ -85,21 +85,33 @@ def _write(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Blob:
+    """Read-only memory of a library."""
+
+    symbol: str
+    contents: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LibrarySources:
     """The generated texts of a library."""
 
     header: str
     source: str
-    constants: str
     manifest: str
+    blobs: tuple[Blob, ...]
 
-    def write(self, name: str, constants: bytes, folder: Path) -> list[Path]:
+    def write(self, name: str, folder: Path) -> list[Path]:
         """Writes all but the manifest; returns the files to compile, with RUNTIME_INCLUDE as include."""
         (folder / f"{name}.h").write_text(self.header)
         (folder / f"{name}.c").write_text(self.source)
-        (folder / f"{name}_constants.S").write_text(self.constants)
-        (folder / blob_name(constants)).write_bytes(constants)
-        return [folder / f"{name}.c", folder / f"{name}_constants.S"]
+        made = [folder / f"{name}.c"]
+        for blob in self.blobs:
+            made.append(folder / f"{blob.symbol}.S")
+            file = blob_name(blob.contents)
+            made[-1].write_text(blob_assembly(blob.symbol, file))
+            (folder / file).write_bytes(blob.contents)
+        return made
 
 
 def blob_name(constants: bytes) -> str:
@@ -119,7 +131,7 @@ def library_sources(
     files = LibraryFiles.of(name, Path(), toolchain)
     named = {"header": files.header.name, "static": files.static.name, "shared": files.shared.name}
     record = manifest(description, named, toolchain.triple, extra or {})
-    texts = (header(description), source(description, ""), manifest_text(record))
+    texts = (header(description), source(description, ""), manifest_text(record), description.opencl or "")
     digest = hashlib.sha256()
     for part in (
         *(text.encode() for text in texts),
@@ -131,9 +143,16 @@ def library_sources(
     return LibrarySources(
         header(description),
         source(description, build),
-        constants_assembly(name, blob_name(description.constants)),
         manifest_text(record | {"build": build}),
+        _blobs(description),
     )
+
+
+def _blobs(description: LibraryDescription) -> tuple[Blob, ...]:
+    constants = Blob(f"{description.name}__constants", description.constants)
+    if description.opencl is None:
+        return (constants,)
+    return (constants, Blob(f"{description.name}__kernels", description.opencl.encode()))
 
 
 def _build(
@@ -149,7 +168,7 @@ def _build(
     work.mkdir()
     sources = library_sources(description, objects, toolchain, extra)
     members: list[Path] = []
-    for path in sources.write(name, description.constants, work):
+    for path in sources.write(name, work):
         members.append(work / f"{path.stem}.o")
         toolchain.compile(path, members[-1], include=[RUNTIME_INCLUDE])
     for index, path in enumerate(objects):
@@ -158,7 +177,8 @@ def _build(
         members.append(work / f"{name}_kernels_{index}.o")
         shutil.copyfile(path, members[-1])
     toolchain.archive(members, files.static)
-    toolchain.link_shared(members, files.shared, exported_functions(name))
+    opencl = description.opencl is not None
+    toolchain.link_shared(members, files.shared, exported_functions(name, opencl), dlopen=opencl)
     files.header.write_text(sources.header)
     files.manifest.write_text(sources.manifest)
     shutil.rmtree(work)

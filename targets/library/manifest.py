@@ -26,6 +26,7 @@ def manifest(
         "inputs": [_port(port) for port in description.inputs],
         "outputs": [_port(port) for port in description.outputs],
         "variants": [_variant(variant) for variant in description.variants],
+        **({} if description.opencl is None else {"opencl": True}),
     }
     taken = sorted({*record, "build"} & set(extra))
     if taken:

@@ -60,10 +60,15 @@ class Toolchain:
         arguments = ["-O2", "-g0", "-fPIC", *plain, *language, *folders, *flags, *made]
         self._run([*self._compiler(), *arguments], source.parent)
 
-    def link_shared(self, objects: Sequence[Path], output: Path, exports: Sequence[str]) -> None:
-        """Makes a shared library that exports `exports` alone and lacks no symbol but the C library's."""
+    def link_shared(
+        self, objects: Sequence[Path], output: Path, exports: Sequence[str], *, dlopen: bool = False
+    ) -> None:
+        """Makes a shared library that exports `exports` alone and lacks no symbol but the C library's.
+
+        dlopen: it loads libraries itself.
+        """
         with tempfile.TemporaryDirectory(prefix="bitloom-") as folder:
-            options = self._shared_options(output.name, exports, Path(folder))
+            options = self._shared_options(output.name, exports, Path(folder), dlopen)
             self._run([*self._compiler(), "-shared", *options, *map(str, objects), "-o", str(output)])
 
     def link_program(
@@ -73,12 +78,15 @@ class Toolchain:
         output: Path,
         include: Sequence[Path] = (),
         flags: Sequence[str] = (),
+        *,
+        static: bool = True,
     ) -> None:
-        """Makes a static program from C and objects or archives."""
+        """Makes a program from C and objects or archives. static: without any library of the system."""
         language = ["-std=c11", "-Wall", "-Wextra", "-Werror"]
         folders = [f"-I{folder}" for folder in include]
         files = [*map(str, [source, *objects]), "-o", str(output)]
-        self._run([*self._compiler(), "-O2", "-static", *language, *folders, *flags, *files])
+        kind = ["-static"] if static else ["-ldl", "-pthread"]
+        self._run([*self._compiler(), "-O2", *kind, *language, *folders, *flags, *files])
 
     def link_plugin(self, source: Path, output: Path) -> None:
         """Makes a shared library from C whose host program brings what it lacks."""
@@ -89,7 +97,7 @@ class Toolchain:
         """Makes a static library; members carry no time or owner."""
         self._run([*_zig("ar"), "qcsD", str(output), *map(str, objects)])
 
-    def _shared_options(self, name: str, exports: Sequence[str], folder: Path) -> list[str]:
+    def _shared_options(self, name: str, exports: Sequence[str], folder: Path, dlopen: bool) -> list[str]:
         """folder: for files that the linker reads."""
         names = folder / "exports"
         if self.is_macos:
@@ -100,18 +108,21 @@ class Toolchain:
         names.write_text("{ global: " + " ".join(f"{name};" for name in exports) + " local: *; };\n")
         options = [f"-Wl,--version-script={names}", "-Wl,-z,defs", "-Wl,--as-needed"]
         options += ["-Wl,--strip-debug", "-Wl,--gc-sections"]
-        system = self._android_options(folder) if self.is_android else ["-pthread"]
+        loader = ["-ldl"] if dlopen else []
+        system = self._android_options(folder, dlopen) if self.is_android else ["-pthread", *loader]
         return [*options, f"-Wl,-soname,{name}", *system]
 
-    def _android_options(self, folder: Path) -> list[str]:
+    def _android_options(self, folder: Path, dlopen: bool) -> list[str]:
         options = ["-nostdlib", "-Wl,-z,max-page-size=16384"]
         if self.cc:
-            return [*options, "-lc"]
-        # zig has no bionic: a library of the same name, without contents, takes its place.
-        stub = folder / "libc.so"
-        empty = ["-shared", "-fPIC", "-nostdlib", "-fno-builtin", "-Wl,-soname,libc.so", str(_BIONIC_STUB)]
-        self._run([*self._compiler(), *empty, "-o", str(stub)])
-        return [*options, str(stub)]
+            return [*options, "-lc", *(["-ldl"] if dlopen else [])]
+        # zig has no bionic: libraries of the same names, without contents, take its place.
+        names = ["libc.so", "libdl.so"] if dlopen else ["libc.so"]
+        for name in names:
+            empty = ["-shared", "-fPIC", "-nostdlib", "-fno-builtin", f"-Wl,-soname,{name}"]
+            part = ["-DBL_LIBDL"] if name == "libdl.so" else []
+            self._run([*self._compiler(), *empty, *part, str(_BIONIC_STUB), "-o", str(folder / name)])
+        return [*options, *(str(folder / name) for name in names)]
 
     def _compiler(self) -> list[str]:
         return list(self.cc) if self.cc else [*_zig("cc"), "-target", self.triple]

@@ -114,6 +114,8 @@ def random_constants(form: Convolution, rng: np.random.Generator) -> dict[str, A
 
 def store(plan: KernelPlan, example: Example) -> StoredOperands:
     """The example as the plan's kernel takes it."""
+    machine = plan.machine
+    assert isinstance(machine, CpuMachine), "kernels of CPUs are measured in memory of the CPU"
     packed = plan.pack(example.constants)
     slack = np.zeros(64, np.uint8)
     known = {name: np.concatenate([_bytes(array), slack]) for name, array in packed.items()}
@@ -121,9 +123,9 @@ def store(plan: KernelPlan, example: Example) -> StoredOperands:
     after: dict[str, Array] = {}
     for buffer in _activations(example.form):
         if buffer.role is Role.INPUT:
-            known[buffer.name] = _stored(buffer, plan.machine, example.inputs[buffer.name])
+            known[buffer.name] = _stored(buffer, machine, example.inputs[buffer.name])
         else:
-            after[buffer.name] = _stored(buffer, plan.machine, example.expected[buffer.name])
+            after[buffer.name] = _stored(buffer, machine, example.expected[buffer.name])
             known[buffer.name] = np.full(after[buffer.name].size, GARBAGE, np.uint8)
     return StoredOperands({name: known[name] for name in plan.operands}, after)
 

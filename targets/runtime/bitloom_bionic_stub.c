@@ -1,9 +1,28 @@
-/* A libc.so to link against: the names of Android's, nothing behind them. */
+/* A libc.so to link against, or with BL_LIBDL a libdl.so: the names of Android's, nothing behind them. */
 #define STUB(name) \
     void name(void) \
     { \
     }
 
+#if defined(BL_LIBDL)
+STUB(dlopen)
+STUB(dlsym)
+#else
+STUB(malloc)
+STUB(calloc)
+STUB(memcmp)
+STUB(strlen)
+STUB(strstr)
+STUB(snprintf)
+STUB(getenv)
+STUB(open)
+STUB(read)
+STUB(write)
+STUB(close)
+STUB(mkdir)
+STUB(rename)
+STUB(unlink)
+STUB(getpid)
 STUB(aligned_alloc)
 STUB(free)
 STUB(memcpy)
@@ -23,3 +42,4 @@ STUB(pthread_attr_destroy)
 STUB(pthread_create)
 STUB(pthread_join)
 STUB(pthread_sigmask)
+#endif

@@ -3,6 +3,9 @@
 #define BITLOOM_LIBRARY_H
 
 #include "bitloom_cpu.h"
+#if defined(BL_OPENCL) /* a library whose steps run on an OpenCL device, all but some */
+#include "bitloom_opencl.h"
+#endif
 
 /* The memory that a step reads and writes. */
 struct bl_operands {
@@ -16,6 +19,15 @@ struct bl_step {
     /* For a quantize or dequantize step at the library's edge: moves the port's codes in its place; else NULL. */
     void (*move_codes)(const struct bl_operands *at);
     int32_t tiles;
+#if defined(BL_OPENCL)
+    int first_launch, launch_count; /* where there are any, they are the step */
+#endif
+};
+
+/* Where OpenCL steps run, NULL for what suits best. device: a part of its or its platform's name; cache: the folder of
+ * compiled programs, "" for none. */
+struct bl_place {
+    const char *device, *cache;
 };
 
 struct bl_port {
@@ -42,6 +54,9 @@ struct bl_library {
     const struct bl_port *inputs, *outputs;
     int variant_count, input_count, output_count;
     const char *unknown_variant; /* complaint */
+#if defined(BL_OPENCL)
+    const struct bl_program *program;
+#endif
 };
 
 static inline const char *bl_missing_feature(const struct bl_variant *variant)

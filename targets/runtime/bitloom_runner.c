@@ -83,7 +83,6 @@ static int64_t nanoseconds(void)
 static void run_steps(LIBRARY(ctx) * context, const struct request *request, const struct result *results,
                       const void *const *inputs, void *const *outputs)
 {
-    const unsigned char *arena = LIBRARY(arena)(context);
     int64_t given = 0;
 
     for (int step = 0; step < LIBRARY(step_count)(context); step++) {
@@ -91,7 +90,7 @@ static void run_steps(LIBRARY(ctx) * context, const struct request *request, con
                                  : LIBRARY(run_step)(context, step, inputs, outputs));
         for (; given < request->results && results[given].step == step; given++) {
             const struct result *result = &results[given];
-            const unsigned char *memory = result->output < 0 ? arena : outputs[result->output];
+            const unsigned char *memory = result->output < 0 ? LIBRARY(arena)(context) : outputs[result->output];
             give(memory + result->offset, result->bytes);
         }
     }

@@ -10,7 +10,11 @@
 #include "bitloom_signal.h"
 #include "bitloom_system.h"
 
+#if defined(BL_OPENCL)
+enum { BL_THREADS_MOST = 256, BL_WORKER_STACK_BYTES = 8 << 20 }; /* a driver may compile at a launch */
+#else
 enum { BL_THREADS_MOST = 256, BL_WORKER_STACK_BYTES = 1 << 20 }; /* musl's default stack is 128 KiB */
+#endif
 
 enum bl_status { BL_OK = 0, BL_BAD_ARGUMENT = 1, BL_KERNEL_FAILED = 2 };
 
@@ -43,6 +47,9 @@ struct bl_context {
     void *allocation; /* to be freed, or NULL */
     int threads;
     _Atomic int running, stopping, kernel_failed;
+#if defined(BL_OPENCL)
+    struct bl_device *device;
+#endif
     struct bl_worker workers[];
 };
 
@@ -67,6 +74,17 @@ static inline int bl_thread_count(int threads)
     return threads > 0 && threads <= BL_THREADS_MOST ? threads : 0;
 }
 
+/* Of an arena that lies in the context; a device keeps its own. */
+static inline size_t bl_arena_inside(const struct bl_variant *variant)
+{
+#if defined(BL_OPENCL)
+    (void)variant;
+    return 0;
+#else
+    return variant->arena_bytes;
+#endif
+}
+
 /* Of whichever variant takes most. */
 static inline size_t bl_context_bytes(const struct bl_library *library, int threads)
 {
@@ -76,7 +94,7 @@ static inline size_t bl_context_bytes(const struct bl_library *library, int thre
         return 0;
     for (int i = 0; i < library->variant_count; i++) {
         const struct bl_variant *variant = &library->variants[i];
-        size_t bytes = variant->arena_bytes + count * variant->scratch_bytes;
+        size_t bytes = bl_arena_inside(variant) + count * variant->scratch_bytes;
         most = bytes > most ? bytes : most;
     }
     return sizeof(struct bl_context) + count * sizeof(struct bl_worker) + most;
@@ -103,6 +121,28 @@ static inline void bl_open_step(struct bl_context *context, int32_t tiles)
     bl_signal_change(&context->signal);
 }
 
+#if defined(BL_OPENCL)
+/* Gives the arena to the CPU, when all that the device was to do is done. */
+static inline int bl_take_arena(struct bl_context *context)
+{
+    context->arena = context->job.at.arena = bl_map(context->device);
+    return context->arena != NULL;
+}
+
+/* Whether the device took a step; one that is the CPU's may run then. Ends the run where the device fails. */
+static inline int bl_on_device(struct bl_context *context, const struct bl_step *step)
+{
+    int good = step->launch_count ? bl_device_launch(context->device, step->first_launch, step->launch_count)
+                                  : bl_take_arena(context);
+
+    if (!good) {
+        atomic_store_explicit(&context->kernel_failed, 1, memory_order_relaxed);
+        context->job.step = context->job.last;
+    }
+    return step->launch_count || !good;
+}
+#endif
+
 /* Goes on after the current step, alone: all its tiles are finished. */
 static inline void bl_advance(struct bl_context *context, const struct bl_worker *worker)
 {
@@ -110,6 +150,10 @@ static inline void bl_advance(struct bl_context *context, const struct bl_worker
 
     while (++job->step < job->last) {
         const struct bl_step *step = &context->variant->steps[job->step];
+#if defined(BL_OPENCL)
+        if (bl_on_device(context, step))
+            continue;
+#endif
         if (job->quantized && step->move_codes) {
             step->move_codes(&job->at);
         } else if (step->tiles == 1 || context->threads == 1) {
@@ -212,6 +256,9 @@ static inline void bl_destroy(struct bl_context *context)
         return;
     bl_stop_workers(context, context->threads);
     bl_signal_close(&context->signal);
+#if defined(BL_OPENCL)
+    bl_device_close(context->device);
+#endif
     free(context->allocation);
 }
 
@@ -225,7 +272,7 @@ static inline const char *bl_open(const struct bl_library *library, const struct
     context->variant = variant;
     context->threads = threads;
     context->arena = (unsigned char *)&context->workers[threads];
-    context->scratch = context->arena + variant->arena_bytes;
+    context->scratch = context->arena + bl_arena_inside(variant);
     for (int i = 0; i < threads; i++) {
         memset(&context->workers[i], 0, sizeof context->workers[i]);
         context->workers[i].context = context;
@@ -246,9 +293,34 @@ static inline struct bl_context *bl_refuse(const char *complaint, const char **r
     return NULL;
 }
 
+/* `bl_open`, with a device where the library is for one. A reason that it gives goes before the complaint. */
+static inline const char *bl_open_at(const struct bl_library *library, const struct bl_variant *variant,
+                                     const struct bl_place *place, struct bl_context *context, int threads,
+                                     const char **reason)
+{
+#if defined(BL_OPENCL)
+    struct bl_device *device = bl_device_open(library->program, place->device, place->cache, reason);
+    const char *complaint;
+
+    if (!device)
+        return reason ? *reason : "";
+    complaint = bl_open(library, variant, context, threads);
+    if (complaint)
+        bl_device_close(device);
+    else
+        context->device = device;
+    return complaint;
+#else
+    (void)place;
+    (void)reason;
+    return bl_open(library, variant, context, threads);
+#endif
+}
+
 /* wanted: the name of a variant, or NULL for the one that suits this CPU best. */
-static inline struct bl_context *bl_create_in(const struct bl_library *library, const char *wanted, void *memory,
-                                              size_t bytes, int threads, const char **reason)
+static inline struct bl_context *bl_create_in(const struct bl_library *library, const char *wanted,
+                                              const struct bl_place *place, void *memory, size_t bytes, int threads,
+                                              const char **reason)
 {
     const char *complaint = NULL;
     const struct bl_variant *variant = bl_choose(library, wanted, &complaint);
@@ -264,7 +336,7 @@ static inline struct bl_context *bl_create_in(const struct bl_library *library, 
     else if (bytes < bl_context_bytes(library, count))
         complaint = "the memory for the context is smaller than context_bytes(threads)";
     else
-        complaint = bl_open(library, variant, memory, count);
+        complaint = bl_open_at(library, variant, place, memory, count, reason);
     if (complaint)
         return bl_refuse(complaint, reason);
     if (reason)
@@ -272,8 +344,8 @@ static inline struct bl_context *bl_create_in(const struct bl_library *library, 
     return memory;
 }
 
-static inline struct bl_context *bl_create(const struct bl_library *library, const char *wanted, int threads,
-                                           const char **reason)
+static inline struct bl_context *bl_create(const struct bl_library *library, const char *wanted,
+                                           const struct bl_place *place, int threads, const char **reason)
 {
     int count = bl_thread_count(threads);
     size_t bytes = bl_context_bytes(library, count ? count : 1);
@@ -283,7 +355,7 @@ static inline struct bl_context *bl_create(const struct bl_library *library, con
 
     if (!memory)
         return bl_refuse("out of memory", reason);
-    context = bl_create_in(library, wanted, memory, bytes, count ? count : threads, reason);
+    context = bl_create_in(library, wanted, place, memory, bytes, count ? count : threads, reason);
     if (context)
         context->allocation = memory;
     else
@@ -322,6 +394,10 @@ static inline int bl_run_range(struct bl_context *context, int first, int last, 
         if (!bl_take_part(context, self))
             bl_signal_wait(&context->signal, seen);
     }
+#if defined(BL_OPENCL)
+    if (!bl_take_arena(context))
+        return BL_KERNEL_FAILED;
+#endif
     return atomic_load_explicit(&context->kernel_failed, memory_order_relaxed) ? BL_KERNEL_FAILED : BL_OK;
 }
 
@@ -329,6 +405,26 @@ static inline int bl_run(struct bl_context *context, int quantized, const void *
 {
     return bl_run_range(context, 0, context->variant->step_count, quantized, inputs, outputs);
 }
+
+#if defined(BL_OPENCL)
+static inline int bl_profile(struct bl_context *context, const void *const *inputs, void *const *outputs,
+                             uint64_t *nanoseconds)
+{
+    struct bl_device *device = context->device;
+    const struct bl_variant *variant = context->variant;
+    int status;
+
+    if (!bl_timing(device, 1))
+        return BL_KERNEL_FAILED;
+    status = bl_run(context, 0, inputs, outputs);
+    for (int i = 0; i < variant->step_count; i++) {
+        nanoseconds[i] = 0;
+        for (int k = 0; k < variant->steps[i].launch_count; k++)
+            nanoseconds[i] += bl_launch_nanoseconds(device, variant->steps[i].first_launch + k);
+    }
+    return bl_timing(device, 0) && bl_take_arena(context) ? status : BL_KERNEL_FAILED;
+}
+#endif
 
 static inline int bl_run_step(struct bl_context *context, int step, int quantized, const void *const *inputs,
                               void *const *outputs)

@@ -5,6 +5,12 @@
 #if defined(__ANDROID__)
 #include "bitloom_bionic.h"
 #else
+#if defined(BL_OPENCL)
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#endif
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
