@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from compiler.loops.contraction import evaluate_convolution
 from compiler.loops.evaluate import evaluate
 from compiler.loops.form import Convolution, Form, LoopForm, Role
 from compiler.lowering.kernel import structural_digest
@@ -21,7 +22,6 @@ from compiler.lowering.storage import Place, StorageBuffer
 from compiler.numerics.element import Array, ElementType
 from schedules.bits import pack_bits, packed_bytes, unpack_bits
 from schedules.machines import MACHINES
-from tests.convolution_form import evaluate_convolution
 
 
 @dataclass(frozen=True)

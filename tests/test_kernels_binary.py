@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from compiler.loops.contraction import evaluate_convolution
 from compiler.loops.form import Convolution
 from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array, ElementType
@@ -29,7 +30,6 @@ from schedules.machines import (
     runs_here,
 )
 from tests.built_kernel import call, call_on_arm, guarded, load
-from tests.convolution_form import evaluate_convolution
 
 B1, I8, I16, I32 = ElementType.B1, ElementType.I8, ElementType.I16, ElementType.I32
 X86_MACHINES = (AVX512_VNNI_ICELAKE, AVX512_VNNI, AVX512_VNNI_CASCADELAKE, AVX_VNNI, AVX2, X86_64)

@@ -19,13 +19,13 @@ from compiler.ir.parser import parse_graph
 from compiler.ir.printer import graph_text
 from compiler.ir.types import TensorType, f32
 from compiler.ir.verifier import verify
+from compiler.loops.contraction import evaluate_convolution
 from compiler.loops.evaluate import evaluate
 from compiler.loops.form import Convolution, LoopForm, Role
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.quantization import Quantization, QuantizedType
 from compiler.ops import OPS
 from compiler.ops.edge import Dequantize, Quantize, Requantize
-from tests.convolution_form import evaluate_convolution
 from tests.op_cases import OpCase, all_cases
 from tests.rounding import assert_rounded, dequantized
 

@@ -1,4 +1,4 @@
-"""What the docstring of `Convolution` says, in numpy."""
+"""Runs convolutions in numpy: what the docstring of `Convolution` says, without a target."""
 
 from __future__ import annotations
 
