@@ -33,11 +33,12 @@ Warn = Callable[[str], None]
 class Record:
     """One choice on one device, as it was measured.
 
-    subject: digest of what was tuned, a form on a machine or a graph; key: the same with the choice's template
-    and its version, so that records of a template that has changed are not found. form: what the subject is,
-    in JSON, from which similar ones are recognized. choice: template and fields. cost, spread: None unless the
-    outcome is MEASURED. verdict: None for a measurement; else that a comparison by turns has made this the
-    choice for its subject, and its cost over the default's. date: UTC, ISO 8601. versions: of what built it.
+    subject: digest of what was tuned, a form on a machine or a graph; key: the same with the choice's
+    template and its version, so that records of a template that has changed are not found. form: what the
+    subject is, in JSON, from which similar ones are recognized. choice: template and fields. cost, spread:
+    None unless the outcome is MEASURED. verdict: None for a measurement; else that a comparison by turns has
+    made this the choice for its subject, and its cost over the default's. date: UTC, ISO 8601. versions: of
+    what built it.
     """
 
     fingerprint: str
@@ -192,8 +193,8 @@ def rewrite(path: Path, change: Callable[[list[Record]], Iterable[Record]], warn
 
 
 def pruned(records: Iterable[Record], keys_alive: Callable[[Record], bool], best: int) -> Iterator[Record]:
-    """Of each subject the verdicts and the `best` cheapest measurements of templates as they are now. Failures
-    go too: they may be tried again."""
+    """Of each subject the verdicts and the `best` cheapest measurements of templates as they are now.
+    Failures go too: they may be tried again."""
     kept: dict[str, list[Record]] = {}
     for record in records:
         if keys_alive(record) and record.outcome is Outcome.MEASURED:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice, zip_longest
@@ -125,8 +125,30 @@ class KernelSpace:
         """Digest of form and machine."""
         return structural_digest(self.form, self.machine)
 
+    @property
+    def machine_name(self) -> str:
+        return self.machine.name
+
     def key(self, choice: Choice) -> str:
         return key_of(self.subject, choice.template)
+
+    def describe(self) -> dict[str, Any]:
+        return describe_form(self.form)
+
+    def candidate(self, choice: Choice) -> KernelPlan:
+        return self.plan(choice)
+
+    def choice_json(self, choice: Choice) -> dict[str, Any]:
+        return choice.as_json()
+
+    def choice_of(self, record: Mapping[str, Any]) -> Choice | None:
+        """None where template or legality have changed since."""
+        try:
+            choice = Choice.of_json(record)
+            self.plan(choice)
+        except ValueError:
+            return None
+        return choice
 
     @cached_property
     def templates(self) -> tuple[Template, ...]:
@@ -270,16 +292,3 @@ def distance(numbers: Mapping[str, float], others: Mapping[str, float]) -> float
     if numbers.keys() != others.keys():
         return math.inf
     return sum(abs(math.log2(max(numbers[n], 1) / max(others[n], 1))) for n in numbers)
-
-
-def plan_of_record(space: KernelSpace, choice: Mapping[str, Any]) -> KernelPlan | None:
-    """The plan that a record names; None where template or legality have changed since."""
-    try:
-        return space.plan(Choice.of_json(choice))
-    except ValueError:
-        return None
-
-
-def names_of(spaces: Sequence[KernelSpace]) -> list[str]:
-    """A short name for each kernel, by its default plan."""
-    return [space.plan(space.default).symbol for space in spaces]

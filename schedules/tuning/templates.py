@@ -58,7 +58,7 @@ class Template(Protocol):
         ...
 
     def features(self, form: Form, machine: CpuMachine, config: Any) -> dict[str, float]:
-        """What the cost model is told beside the configuration's fields. `estimate`: of the analytic model."""
+        """What the cost model is told beside the fields. `estimate`: of the analytic model."""
         ...
 
 

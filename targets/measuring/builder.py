@@ -1,7 +1,7 @@
 """A process that builds candidates: `python -m targets.measuring.builder FOLDER`. See `child`.
 
-Plans in; for each FOLDER/<symbol>.o and None, or the compiler's words. TVM stays imported from one plan to the
-next, also where a plan fails; LLVM may end the process.
+Plans in; for each FOLDER/<symbol>.o and None, or the compiler's words. TVM stays imported from one plan to
+the next, also where a plan fails; LLVM may end the process.
 """
 
 from __future__ import annotations

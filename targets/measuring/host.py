@@ -47,8 +47,8 @@ _START_SECONDS = 60.0
 class HostDevice:
     """`Device` of kernel plans. Builders and runner are started when they are first needed, and stay.
 
-    constants: of forms, as the model has them; a convolution without gets random ones. threads: costs are those
-    of the slowest of so many equal ranges of tiles, each run by itself.
+    constants: of forms, as the model has them; a convolution without gets random ones. threads: costs are
+    those of the slowest of so many equal ranges of tiles, each run by itself.
     """
 
     def __init__(
@@ -69,9 +69,7 @@ class HostDevice:
 
     @property
     def fingerprint(self) -> str:
-        plural = "s" if self._threads > 1 else ""
-        machine = next((m.name for m in family_here() if runs_here(m)), "")
-        return f"{host_model()}, {machine}, {self._threads} thread{plural}"
+        return host_fingerprint(self._threads)
 
     @property
     def unit(self) -> Unit:
@@ -87,14 +85,9 @@ class HostDevice:
         for plan in candidates:
             if not runs_here(plan.machine):
                 raise BitloomError(f"this computer cannot run kernels for {plan.machine.name}")
-        for first in range(0, len(candidates), _BATCH):
-            batch = candidates[first : first + _BATCH]
-            symbols: dict[str, list[int]] = {}
-            for index, plan in enumerate(batch):
-                symbols.setdefault(plan.symbol, []).append(first + index)
-            distinct = [candidates[places[0]] for places in symbols.values()]
-            for plan, measurement in self._measured(distinct):
-                yield from ((index, measurement) for index in symbols[plan.symbol])
+        for first, end in _batches([plan.symbol for plan in candidates]):
+            for index, measurement in self._measured(candidates[first:end]):
+                yield first + index, measurement
 
     def close(self) -> None:
         close_all([*self._builders, self._runner])
@@ -102,46 +95,52 @@ class HostDevice:
         self._prepared.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _measured(self, plans: Sequence[KernelPlan]) -> Iterator[tuple[KernelPlan, Measurement]]:
+    def _measured(self, plans: Sequence[KernelPlan]) -> Iterator[tuple[int, Measurement]]:
+        """Equal plans are built once, and measured as often as they stand there, in order."""
         self._folder.mkdir(exist_ok=True)  # after `close`
-        built: list[KernelPlan] = []
-        for plan, failure in self._built(plans):
-            if failure is None:
-                built.append(plan)
-            else:
-                yield plan, failure
+        distinct = {plan.symbol: plan for plan in plans}
+        failed: dict[str, Measurement] = {}
+        libraries: dict[str, Path] = {}
         try:
+            failed.update(self._built(list(distinct.values())))
+            built = [plan for symbol, plan in distinct.items() if symbol not in failed]
             for library, part in self._linked(built):
-                if isinstance(library, Measurement):
-                    yield from ((plan, library) for plan in part)
-                else:
-                    yield from ((plan, self._run(plan, library)) for plan in part)
+                for plan in part:
+                    if isinstance(library, Measurement):
+                        failed[plan.symbol] = library
+                    else:
+                        libraries[plan.symbol] = library
+            for index, plan in enumerate(plans):
+                failure = failed.get(plan.symbol)
+                yield index, failure or self._run(plan, libraries[plan.symbol])
         finally:
-            for plan in built:
+            for plan in distinct.values():
                 self._object(plan).unlink(missing_ok=True)
 
     def _object(self, plan: KernelPlan) -> Path:
         return self._folder / f"{plan.symbol}.o"
 
-    def _built(self, plans: Sequence[KernelPlan]) -> list[tuple[KernelPlan, Measurement | None]]:
-        """None for those that are built."""
+    def _built(self, plans: Sequence[KernelPlan]) -> dict[str, Measurement]:
+        """Builds all; those that fail, by symbol."""
         waiting: queue.SimpleQueue[KernelPlan] = queue.SimpleQueue()
         for plan in plans:
             waiting.put(plan)
-        done: list[tuple[KernelPlan, Measurement | None]] = []
+        failed: dict[str, Measurement] = {}
 
         def serve(place: int) -> None:
             with suppress(queue.Empty):
                 while True:
                     plan = waiting.get_nowait()
-                    done.append((plan, self._build(place, plan)))
+                    failure = self._build(place, plan)
+                    if failure is not None:
+                        failed[plan.symbol] = failure
 
         threads = [threading.Thread(target=serve, args=(i,), daemon=True) for i in range(len(self._builders))]
         for thread in threads[: len(plans)]:
             thread.start()
         for thread in threads[: len(plans)]:
             thread.join()
-        return done
+        return failed
 
     def _build(self, place: int, plan: KernelPlan) -> Measurement | None:
         builder, seconds = self._builders[place], self._limits.build_seconds
@@ -216,6 +215,24 @@ class HostDevice:
                 return Measurement(Outcome.NOT_BUILT, said=words)
             self._prepared.add(form)
         return self._runner
+
+
+def host_fingerprint(threads: int = 1) -> str:
+    """Of this computer, with kernels timed by so many threads."""
+    machine = next((m.name for m in family_here() if runs_here(m)), "")
+    return f"{host_model()}, {machine}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _batches(symbols: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Ranges that hold `_BATCH` different symbols at most."""
+    first, seen = 0, set[str]()
+    for index, symbol in enumerate(symbols):
+        if symbol not in seen and len(seen) == _BATCH:
+            yield first, index
+            first, seen = index, set[str]()
+        seen.add(symbol)
+    if symbols:
+        yield first, len(symbols)
 
 
 def _processor() -> int:

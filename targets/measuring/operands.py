@@ -1,5 +1,5 @@
-"""Operands of kernels that are measured: random activations, the model's constants or random ones, and what the
-form makes of them."""
+"""Operands of kernels that are measured: random activations, the model's constants or random ones, and what
+the form makes of them."""
 
 from __future__ import annotations
 
