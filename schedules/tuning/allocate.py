@@ -52,9 +52,9 @@ class Progress:
 
 
 def next_kernel(kernels: Sequence[Progress]) -> int | None:
-    """Index of the kernel that a round of trials goes to; None where nothing is left to gain. Those without a
-    trial come first: how much time they take is not known."""
-    new = [i for i, k in enumerate(kernels) if not k.trials and not k.spent]
+    """Index of the kernel that a round of trials goes to; None where nothing is left to gain. Those that
+    nothing was measured of come first: how much time they take is not known."""
+    new = [i for i, k in enumerate(kernels) if not math.isfinite(k.best) and not k.spent]
     if new:
         return new[0]
     worth = [k.count * k.best * k.remaining if math.isfinite(k.best) else 0.0 for k in kernels]

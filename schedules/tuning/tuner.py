@@ -155,6 +155,7 @@ class Tuner:
 
         Errors: OSError where records cannot be written, and what the device raises. What was recorded stays.
         """
+        yield from self._measure_defaults()
         while (count := self._room()) > 0:
             chosen = next_kernel([kernel.progress for kernel in self.kernels])
             if chosen is None:
@@ -165,11 +166,19 @@ class Tuner:
             if not proposed:
                 kernel.progress.spent = True
                 continue
-            yield from self._measure(kernel, proposed)
+            yield from self._measure([(kernel, choice) for choice in proposed])
             kernel.progress.expected = kernel.search.expect()
             unlimited = self.budget.trials is None and self.budget.seconds is None
             spent = kernel.progress.expected <= 0 or (unlimited and kernel.progress.trials >= TRIALS_EACH)
             kernel.progress.spent = spent
+
+    def _measure_defaults(self) -> Iterator[Progress]:
+        """The default of every kernel: what it takes decides where trials go, and gains are against it."""
+        new = [k for k in self.kernels if not math.isfinite(k.progress.default) and not k.measured]
+        batch = max(2 * _ROUND, self.device.parallel)
+        while new and (room := self._room()) > 0:
+            part, new = new[: min(batch, room)], new[min(batch, room) :]
+            yield from self._measure([(kernel, kernel.subject.default) for kernel in part])
 
     def _room(self) -> int:
         """Trials that the budget has left."""
@@ -178,14 +187,15 @@ class Tuner:
             return 0
         return _ROUND * 1000 if trials is None else trials - self.trials
 
-    def _measure(self, kernel: _Kernel, choices: Sequence[Any]) -> Iterator[Progress]:
-        candidates = [kernel.subject.candidate(choice) for choice in choices]
+    def _measure(self, trials: Sequence[tuple[_Kernel, Any]]) -> Iterator[Progress]:
+        candidates = [kernel.subject.candidate(choice) for kernel, choice in trials]
         for index, measurement in self.device.measure(candidates):
-            append(self.path, [self._record(kernel, choices[index], measurement)])
+            kernel, choice = trials[index]
+            append(self.path, [self._record(kernel, choice, measurement)])
             if measurement.outcome is Outcome.LOST:
-                kernel.search.forget(choices[index])
+                kernel.search.forget(choice)
             else:
-                kernel.learn(choices[index], measurement.cost)
+                kernel.learn(choice, measurement.cost)
             yield kernel.progress
 
     def _record(self, kernel: _Kernel, choice: Any, m: Measurement, verdict: float | None = None) -> Record:

@@ -18,13 +18,14 @@ def source_version(module: str) -> str:
     """8 hex digits of the sources of `module` and of all that it imports from schedules and lowering, at the
     top or within functions."""
     digest = hashlib.sha256()
-    for path in sorted(_closure(module)):
+    for path in sorted(sources_of(module)):
         digest.update(path.relative_to(_ROOT).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 
 
-def _closure(module: str) -> set[Path]:
+def sources_of(module: str) -> set[Path]:
+    """Source files that a module depends on, as far as versions count them, itself included."""
     found: set[Path] = set()
     waiting = [module]
     while waiting:

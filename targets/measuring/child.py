@@ -133,11 +133,14 @@ class Child:
 
     @property
     def alive(self) -> bool:
+        """Whether it can be asked; one that has ended while it had nothing to do is let go."""
+        if not self._log.closed and self._process.poll() is not None:
+            self.close()
         return not self._log.closed
 
     def close(self) -> None:
         """Ends the process and what it started."""
-        if not self.alive:
+        if self._log.closed:
             return
         if self._process.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
