@@ -138,7 +138,10 @@ class EvolutionarySearch(Generic[ChoiceT]):
         self._known.proposed.discard(choice)
 
     def expect(self) -> float:
-        return 0.0 if self._stale >= _PATIENCE and self._expected < _NOTABLE else self._expected
+        if self._expected >= _NOTABLE:
+            return self._expected
+        # Trees that see no gain are believed only after some trials without one.
+        return 0.0 if self._stale >= _PATIENCE else _NOTABLE
 
     def propose(self, count: int) -> list[ChoiceT]:
         known = self._known

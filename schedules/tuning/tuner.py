@@ -162,7 +162,8 @@ class Tuner:
                 return
             kernel = self.kernels[chosen]
             count = min(count, max(_ROUND, self.device.parallel))
-            proposed = kernel.search.propose(count)
+            lost = kernel.subject.default not in kernel.measured
+            proposed = [kernel.subject.default] if lost else kernel.search.propose(count)
             if not proposed:
                 kernel.progress.spent = True
                 continue
@@ -174,7 +175,7 @@ class Tuner:
 
     def _measure_defaults(self) -> Iterator[Progress]:
         """The default of every kernel: what it takes decides where trials go, and gains are against it."""
-        new = [k for k in self.kernels if not math.isfinite(k.progress.default) and not k.measured]
+        new = [k for k in self.kernels if k.subject.default not in k.measured]
         batch = max(2 * _ROUND, self.device.parallel)
         while new and (room := self._room()) > 0:
             part, new = new[: min(batch, room)], new[min(batch, room) :]
