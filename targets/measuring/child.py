@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import select
 import signal
 import struct
@@ -49,7 +50,8 @@ def receive(stream: IO[bytes]) -> Any:
 
 
 def own_answers() -> IO[bytes]:
-    """In a child: where answers go. What else is printed belongs to the errors."""
+    """In a child: where answers go. What else is printed belongs to the errors; a crash leaves no file."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return answers

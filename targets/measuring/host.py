@@ -64,7 +64,7 @@ class HostDevice:
         self._folder = Path(tempfile.mkdtemp(prefix="bitloom-tune-"))
         self._builders: list[Child | None] = [None] * (workers or os.cpu_count() or 1)
         self._runner: Child | None = None
-        self._prepared: set[Form] = set()
+        self._prepared: Form | None = None
         self._libraries = 0
 
     @property
@@ -92,7 +92,7 @@ class HostDevice:
     def close(self) -> None:
         close_all([*self._builders, self._runner])
         self._builders, self._runner = [None] * len(self._builders), None
-        self._prepared.clear()
+        self._prepared = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _measured(self, plans: Sequence[KernelPlan]) -> Iterator[tuple[int, Measurement]]:
@@ -208,12 +208,12 @@ class HostDevice:
             arguments = (str(self._folder), str(_processor()), str(self._threads))
             module = "targets.measuring.runner"
             self._runner = Child(module, *arguments, memory_bytes=self._limits.run_bytes)
-            self._prepared.clear()
-        if form not in self._prepared:
+            self._prepared = None
+        if form != self._prepared:
             words = self._runner.ask(Prepare(form, self._constants.get(form)), _PREPARE_SECONDS)
             if words is not None:
                 return Measurement(Outcome.NOT_BUILT, said=words)
-            self._prepared.add(form)
+            self._prepared = form
         return self._runner
 
 

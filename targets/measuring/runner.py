@@ -34,6 +34,8 @@ _BATCHES = 3
 # A spread above this share of the cost is measured again.
 _CALM, _TRIES = 0.03, 3
 _MOST_COPIES = 8
+# Forms whose operands stay in memory; those of the others are in files.
+_MOST_CASES = 8
 
 
 class _Runner:
@@ -43,10 +45,14 @@ class _Runner:
         self.libraries: dict[Path, ctypes.CDLL] = {}
 
     def prepare(self, wanted: Prepare) -> str | None:
+        if wanted.form in self.cases:
+            return None
         try:
             self.cases[wanted.form] = self._case(wanted)
         except (ValueError, IndexError, KeyError) as error:
             return f"no operands: {error}"
+        while len(self.cases) > _MOST_CASES:
+            del self.cases[next(iter(self.cases))]
         return None
 
     def _case(self, wanted: Prepare) -> Case:
