@@ -15,9 +15,9 @@ import numpy as np
 from bitloom.compiling import warn
 from bitloom.library_files import compiled_manifest
 from bitloom.loading import load
+from bitloom.refusals import tunable_target
 from bitloom.verification import random_inputs, read_graph
 from compiler.driver import Progress, QuantizeOptions, import_float, no_progress, quantize_imported
-from compiler.ir.diagnostics import BitloomError
 from compiler.ir.graph import Graph
 from compiler.loops.form import Form
 from compiler.lowering.cache import Cache, default_folder
@@ -27,11 +27,9 @@ from compiler.lowering.storage import place_values
 from compiler.numerics.element import Array
 from compiler.quantize.calibration_run import read_calibration
 from schedules.cpu import plan_kernel
-from schedules.machines import runs_here
 from schedules.tuning.records import records_folder
 from schedules.tuning.space import KernelSpace
 from schedules.tuning.tuner import Budget, Subject, Tuner
-from targets import target_named
 from targets.cpu import CpuTarget
 from targets.measuring.host import HostDevice
 
@@ -67,24 +65,12 @@ def work_of(
     """
     if source.is_dir():
         manifest = compiled_manifest(source)
-        chosen = _cpu(target or manifest["target"])
+        chosen = tunable_target(target or manifest["target"])
         graph = read_graph(source)
     else:
-        chosen = _cpu(target or "host")
+        chosen = tunable_target(target or "host")
         graph = _quantized(source, calibration, shapes, progress)
     return Work(graph, chosen, _forms(graph))
-
-
-def _cpu(name: str) -> CpuTarget:
-    first, *others = name.split(",")
-    chosen = target_named(first, others)
-    if not isinstance(chosen, CpuTarget):
-        raise BitloomError(f'target "{name}" has no kernels to tune', "CPUs have: see `bitloom targets`")
-    if not runs_here(chosen.machine):
-        raise BitloomError(
-            f'target "{name}" is {chosen.machine.name}, which this computer is not', "tune on such a computer"
-        )
-    return chosen
 
 
 def _quantized(

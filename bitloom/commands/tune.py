@@ -101,15 +101,13 @@ def duration(text: str) -> float:
 def _refuse_early(source: Path, target: str | None, calibration: Path | None) -> None:
     """The checks that need no heavy import."""
     from bitloom.library_files import compiled_manifest
+    from bitloom.refusals import tunable_target
     from compiler.frontend.wire import read_checked
     from compiler.ir.diagnostics import BitloomError
-    from targets import target_named
 
-    if target is not None:
-        target_named(target)
-    if source.is_dir():
-        compiled_manifest(source)
-    else:
+    known = compiled_manifest(source)["target"] if source.is_dir() else "host"
+    tunable_target(target or known)
+    if not source.is_dir():
         read_checked(source)
     if calibration is not None and not calibration.exists():
         raise BitloomError(f"calibration {calibration}: no such file")
