@@ -117,7 +117,8 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Seconds of a run of the whole model: medians over turns; ratio: of after to before within a turn."""
+    """Seconds of a run of the whole model: the median over turns of the least run of each, since others may
+    use the processor; ratio: of after to before within a turn."""
 
     threads: int
     before: float
@@ -150,13 +151,13 @@ def compared(
 
 def _compared(folders: Mapping[str, Path], inputs: Mapping[str, Array], threads: int) -> Comparison:
     with load(folders["before"], threads) as before, load(folders["after"], threads) as after:
-        once = float(np.median(before.time(inputs, 3)))
+        once = float(before.time(inputs, 5).min())
         after.time(inputs, 3)
         runs = max(3, int(_TURN_SECONDS / once))
         turns: list[tuple[float, float]] = []
         for number in range(_TURNS):
             order = (before, after) if number % 2 == 0 else (after, before)
-            times = [float(np.median(model.time(inputs, runs, 1))) for model in order]
+            times = [float(model.time(inputs, runs, 1).min()) for model in order]
             turns.append((times[0], times[1]) if number % 2 == 0 else (times[1], times[0]))
     return Comparison(
         threads,
