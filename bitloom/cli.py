@@ -18,9 +18,11 @@ from bitloom.commands.compile import compile_command
 from bitloom.commands.doctor import doctor_command
 from bitloom.commands.explore import explore_command
 from bitloom.commands.inspect import inspect_command
+from bitloom.commands.records import records_app
 from bitloom.commands.run import run_command
 from bitloom.commands.simulate import simulate_command
 from bitloom.commands.targets import targets_command
+from bitloom.commands.tune import tune_command
 from bitloom.commands.verify import verify_command
 
 MISTAKE, INTERRUPTED = 2, 130
@@ -62,6 +64,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("compile")(compile_command)
+app.command("tune")(tune_command)
+app.add_typer(records_app, name="records")
 app.command("run")(run_command)
 app.command("verify")(verify_command)
 app.command("simulate")(simulate_command)

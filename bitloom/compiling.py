@@ -8,6 +8,7 @@ import io
 import json
 import platform
 import re
+import sys
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from compiler.driver import (
     Imported,
     Progress,
     QuantizeOptions,
+    TakesRecords,
     Target,
     import_float,
     no_progress,
@@ -40,6 +42,7 @@ from compiler.quantize.budget import Budget
 from compiler.quantize.calibration_run import read_calibration
 from compiler.quantize.layers import contraction_layers
 from compiler.quantize.quantize_graph import WeightWidths
+from schedules.tuning.records import records_folder
 from targets import target_named
 from targets.library.emit import install_files
 
@@ -78,6 +81,7 @@ def compile(
     weight_scales: str = "channel",
     budget: str | None = None,
     cache: bool = True,
+    records: bool = True,
     progress: Progress = no_progress,
 ) -> Artifact:
     """Compiles `model` (an .onnx file) for `target` into the folder `output`.
@@ -95,10 +99,13 @@ def compile(
         chooses narrower weights for the layers where the outputs suffer least; layers named in layer_weights
         keep theirs.
     cache: whether to use results of earlier compilations of the very same inputs.
+    records: whether kernels are planned by what `tune` has recorded for the target's machines.
     progress: called with each stage, and how many of its pieces are done where they are counted.
     Errors: BitloomError with a message to act on; `output` is then as it was before.
     """
     chosen = target_named(target, variants)
+    if records and isinstance(chosen, TakesRecords):
+        chosen = chosen.with_records(records_folder(), warn)
     options = QuantizeOptions(
         weights=WeightWidths(
             element_named(weights, "weights"),
@@ -136,6 +143,11 @@ def compile(
     store.put("artifacts", key, _pack(artifact))
     store.trim(limit)
     return artifact
+
+
+def warn(text: str) -> None:
+    """Tells a user of what is wrong and does not stop us."""
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _notes(imported: Imported) -> dict[str, Any]:

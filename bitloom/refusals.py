@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compiler.ir.diagnostics import BitloomError
+
+if TYPE_CHECKING:
+    from targets.cpu import CpuTarget
 
 
 def check_output(folder: Path) -> None:
@@ -25,3 +29,23 @@ def check_output(folder: Path) -> None:
             f"the output folder {folder} cannot be written: {existing}: {error.strerror}",
             "choose another folder with --output",
         ) from error
+
+
+def tunable_target(name: str) -> CpuTarget:
+    """The target of a name, or of several with commas between, whose kernels can be measured here.
+
+    Errors: BitloomError.
+    """
+    from schedules.machines import runs_here
+    from targets import target_named
+    from targets.cpu import CpuTarget
+
+    first, *others = name.split(",")
+    chosen = target_named(first, others)
+    if not isinstance(chosen, CpuTarget):
+        raise BitloomError(f'target "{name}" has no kernels to tune', "CPUs have: see `bitloom targets`")
+    if not runs_here(chosen.machine):
+        raise BitloomError(
+            f'target "{name}" is {chosen.machine.name}, which this computer is not', "tune on such a computer"
+        )
+    return chosen

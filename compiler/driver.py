@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from compiler.frontend import Model, import_graph, load_model
 from compiler.ir.graph import Graph, Value
@@ -65,6 +65,15 @@ class Target(Protocol):
 
     def build(self, graph: Graph, progress: Progress) -> Build:
         """Lowers a verified quantized graph. Errors: BitloomError where the device cannot hold it."""
+        ...
+
+
+@runtime_checkable
+class TakesRecords(Protocol):
+    """A target whose kernels can be planned by records of measurements."""
+
+    def with_records(self, folder: Path, warn: Callable[[str], None]) -> Target:
+        """This target with the records in a folder. warn: told of each line of them that is damaged."""
         ...
 
 

@@ -40,8 +40,8 @@ class ConvolutionConfig:
 def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) -> None:
     """Errors: ValueError with the reason why the template cannot take this configuration."""
     c = config
-    if c.lanes not in _lane_choices(g, machine):
-        raise ValueError(f"{c.lanes} lanes: {machine.name} has vectors of {_lane_choices(g, machine)}")
+    if c.lanes not in lane_choices(g, machine):
+        raise ValueError(f"{c.lanes} lanes: {machine.name} has vectors of {lane_choices(g, machine)}")
     if min(c.vectors, c.columns, c.unroll, c.rows, c.share_rows, c.share_columns, c.share_panels) < 1:
         raise ValueError(f"every tile needs at least one element: {c}")
     if g.height % c.rows or c.share_rows % c.rows:
@@ -55,7 +55,7 @@ def check_config(config: ConvolutionConfig, g: Geometry, machine: CpuMachine) ->
     whole = c.share_columns == g.width
     if not whole and (c.share_columns % c.columns or c.share_columns > g.width):
         raise ValueError(f"shares of {c.share_columns} columns are no multiple of {c.columns}")
-    if not whole and not _cuts_columns(g):
+    if not whole and not cuts_columns(g):
         raise ValueError("copied rows are not cut between columns, but for pointwise convolutions")
 
 
@@ -71,12 +71,12 @@ def may_overlap(g: Geometry, machine: CpuMachine) -> bool:
     return bytes_only and form.requantizes and g.segment_columns == 1 and machine.vector_bits == 512
 
 
-def _cuts_columns(g: Geometry) -> bool:
+def cuts_columns(g: Geometry) -> bool:
     """Whether shares may take part of a row: copied rows are whole ones, but for flat grids."""
     return not g.copies or g.flat
 
 
-def _lane_choices(g: Geometry, machine: CpuMachine) -> tuple[int, ...]:
+def lane_choices(g: Geometry, machine: CpuMachine) -> tuple[int, ...]:
     """Vector widths that the dot product comes in, widest first."""
     if g.dot.kind in (DotProduct.VNNI, DotProduct.PMADDWD, DotProduct.PMADDUBSW):
         return tuple(n for n in (16, 8, 4) if n <= machine.lanes)
@@ -115,7 +115,7 @@ def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, Tile]]:
     rows = [r for r in (1, 2, 3, 4, 7) if g.height % r == 0]
     widest = min(g.width, machine.vector_registers)
     for lanes, vectors, height, width in product(
-        _lane_choices(g, machine), range(1, 9), rows, range(1, widest + 1)
+        lane_choices(g, machine), range(1, 9), rows, range(1, widest + 1)
     ):
         if vectors > max(-(-g.group_outputs // lanes), 2 * (not fills_bytes(lanes, 1, g))) or not fills_bytes(
             lanes, vectors, g
@@ -124,12 +124,12 @@ def _tiles(g: Geometry, machine: CpuMachine) -> list[tuple[float, Tile]]:
         if height > 1 and width * height > 16:
             continue
         crowded = height * width > _cached_pixels(g, machine)
-        if not crowded and _fits_registers(height * width, vectors, g, machine):
+        if not crowded and sums_fit(height * width, vectors, g, machine):
             tile = Tile(lanes, vectors, height, width)
-            found.append((_cycles(tile, g, machine), tile))
+            found.append((estimated_cycles(tile, g, machine), tile))
             if _overlap_pays(g, machine) and 10 <= height * width * vectors <= 15:
                 tile = replace(tile, overlaps=True)
-                found.append((_cycles(tile, g, machine), tile))
+                found.append((estimated_cycles(tile, g, machine), tile))
     return found
 
 
@@ -155,7 +155,7 @@ def _cached_pixels(g: Geometry, machine: CpuMachine) -> int:
     return lines // math.gcd(sets, distance // _LINE)
 
 
-def _fits_registers(pixels: int, vectors: int, g: Geometry, machine: CpuMachine) -> bool:
+def sums_fit(pixels: int, vectors: int, g: Geometry, machine: CpuMachine) -> bool:
     """Accumulators, weights and activations."""
     if has_model(g):
         return fits_registers(pixels, vectors, g, machine)
@@ -166,7 +166,7 @@ def _fits_registers(pixels: int, vectors: int, g: Geometry, machine: CpuMachine)
     return pixels * vectors + vectors + activations + unpacking <= machine.vector_registers
 
 
-def _cycles(tile: Tile, g: Geometry, machine: CpuMachine) -> float:
+def estimated_cycles(tile: Tile, g: Geometry, machine: CpuMachine) -> float:
     """Estimated cycles of the layer: every micro-tile takes per step the longer of its dot products and
     its loads (two small ones per cycle, one vector), at least the latency of an accumulator's chain; loads
     that hide behind dot products still cost a little. About five cycles per vector go to requantizing."""
@@ -233,7 +233,7 @@ def with_shares(tile: Tile, g: Geometry, machine: CpuMachine) -> ConvolutionConf
     weight_bytes = g.form.out_channels * g.segments * g.steps * g.dot.products * g.form.weight.bits // 8
     input_bytes = g.form.batch * g.form.in_height * g.form.in_width * g.form.in_channels
     wanted = max(1, min(_MOST_SHARES, g.form.macs // _SHARE_MACS))
-    by_columns = _cuts_columns(g) and g.height == g.images == 1
+    by_columns = cuts_columns(g) and g.height == g.images == 1
     units = -(-g.width // tile.columns) if by_columns else g.height // tile.rows
     weights_first = weight_bytes > input_bytes
     if not weights_first:  # A share's input stays in the second-level cache while panels go over it.

@@ -151,8 +151,8 @@ def plan_depthwise(
     if form.output not in (ElementType.I8, ElementType.I16, ElementType.I32):
         raise ValueError(f"a depthwise output is i8, i16 or i32, not {form.output.value}")
     config = config or default_config(form, machine)
-    if config.lanes not in _lane_choices(machine):
-        raise ValueError(f"{config.lanes} lanes: {machine.name} has {_lane_choices(machine)}")
+    if config.lanes not in lane_choices(machine):
+        raise ValueError(f"{config.lanes} lanes: {machine.name} has {lane_choices(machine)}")
     if not (1 <= config.rows <= form.out_height and 1 <= config.columns <= form.out_width):
         raise ValueError(f"tile {config.rows}x{config.columns} exceeds {form.out_height}x{form.out_width}")
     if config.rows > MAX_ROWS or config.columns > MAX_COLUMNS or config.bands < 1:
@@ -160,13 +160,14 @@ def plan_depthwise(
     return DepthwisePlan(form, machine, config)
 
 
-def _lane_choices(machine: CpuMachine) -> tuple[int, ...]:
+def lane_choices(machine: CpuMachine) -> tuple[int, ...]:
     return tuple(n for n in (4, 8, 16) if n <= machine.lanes)
 
 
 def default_config(form: Convolution, machine: CpuMachine) -> DepthwiseConfig:
-    """Widest vectors that the channels fill; rows and columns of least `_cost`; bands for `TILE_MACS`."""
-    lanes = max(n for n in _lane_choices(machine) if n == 4 or VECTORS * n // 2 < form.out_channels)
+    """Widest vectors that the channels fill; rows and columns of least `estimated_cost`; bands for
+    `TILE_MACS`."""
+    lanes = max(n for n in lane_choices(machine) if n == 4 or VECTORS * n // 2 < form.out_channels)
     # Fewer registers take fewer columns, and rows only lengthen the code that addresses them one by one.
     scarce = machine.dot is DotProduct.VMLAL
     widest = MAX_COLUMNS if machine.is_x86 else ARM_COLUMNS // 2 if scarce else ARM_COLUMNS
@@ -175,13 +176,13 @@ def default_config(form: Convolution, machine: CpuMachine) -> DepthwiseConfig:
         for r in range(1, min(2 if scarce else 4, form.out_height) + 1)
         for c in range(1, min(widest, form.out_width) + 1)
     ]
-    rows, columns = min(shapes, key=lambda s: _cost(form, machine, lanes, *s))
+    rows, columns = min(shapes, key=lambda s: estimated_cost(form, machine, lanes, *s))
     per_band = rows * form.out_width * form.out_channels * form.kernel_height * form.kernel_width
     bands = max(1, min(TILE_MACS // per_band, -(-form.out_height // rows)))
     return DepthwiseConfig(lanes=lanes, rows=rows, columns=columns, bands=bands)
 
 
-def _cost(form: Convolution, machine: CpuMachine, lanes: int, rows: int, columns: int) -> float:
+def estimated_cost(form: Convolution, machine: CpuMachine, lanes: int, rows: int, columns: int) -> float:
     """Vector instructions per useful output vector: dot products and rescaling of each (some done twice where
     tiles overlap), loads of constants per tile of columns, and gathering per band. Fitted to measurements on
     one AVX512-VNNI core."""
@@ -218,7 +219,7 @@ def candidate_configs(form: Convolution, machine: CpuMachine) -> Iterator[Depthw
     """The tuner's search space: at most 3 x 4 x 8 configurations of default tile size."""
     bands = default_config(form, machine).bands
     rows_of_tile = bands * default_config(form, machine).rows
-    for lanes in _lane_choices(machine):
+    for lanes in lane_choices(machine):
         for rows in (r for r in (1, 2, 3, 4) if r <= form.out_height):
             for columns in range(1, min(MAX_COLUMNS, form.out_width) + 1):
                 yield DepthwiseConfig(

@@ -169,6 +169,16 @@ def host_machine() -> CpuMachine:
     raise ValueError(f"no schedules for {platform.machine()}: x86-64 and 64-bit Arm only")
 
 
+def host_model() -> str:
+    """What the CPU calls itself, with what tells its steppings apart."""
+    if platform.system() == "Darwin":
+        return _sysctl("machdep.cpu.brand_string")
+    keys = ("model name", "cpu family", "model", "stepping", "CPU implementer", "CPU part", "CPU variant")
+    found = [(key, _cpuinfo(key)) for key in keys]
+    named = [value if key == "model name" else f"{key} {value}" for key, value in found if value]
+    return ", ".join(named) or platform.machine()
+
+
 def host_without(prefixes: tuple[str, ...]) -> CpuMachine:
     """The x86 machine that this computer would be without the features whose names begin so."""
     kept = frozenset(feature for feature in host_features() if not feature.startswith(prefixes))

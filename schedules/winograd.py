@@ -44,6 +44,8 @@ POSITIONS = 16  # elements of a transformed patch
 BLOCK = 16  # channels that are transformed together
 MOST_CHANNELS = (2**31 - 1) // (4 * 255 * 9 * 127)
 
+MOST_SUMS = 12  # vectors of sums in registers, beside weights and activations
+
 _DOUBLE_G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
 # Transformed weights are large, and each is used once per tile: from the second-level cache that pays from
 # the first number of tiles on, from behind it from the second. Measured from 7x7 to 56x56.
@@ -209,10 +211,24 @@ def transformed(weight: Array) -> Array:
 def plan_winograd(
     form: Convolution, machine: CpuMachine, config: WinogradConfig | None = None
 ) -> WinogradPlan:
-    """Errors: ValueError for a form that `winograd_pays` refuses."""
+    """Errors: ValueError for a form that `winograd_pays` refuses and for an illegal configuration."""
     if not winograd_pays(form, machine):
         raise ValueError(f"no Winograd kernel on {machine.name} for {form}")
-    return WinogradPlan(form, machine, config or default_config(form))
+    config = config or default_config(form)
+    check_config(config, form)
+    return WinogradPlan(form, machine, config)
+
+
+def check_config(config: WinogradConfig, form: Convolution) -> None:
+    """Errors: ValueError with the reason why the template cannot take this configuration."""
+    c, rows = config, -(-form.out_height // 2)
+    if min(c.vectors, c.tiles, c.share_rows, c.share_panels) < 1:
+        raise ValueError(f"every tile needs at least one element: {c}")
+    if form.out_channels % (c.vectors * LANES):
+        raise ValueError(f"panels of {c.vectors * LANES} channels do not divide {form.out_channels}")
+    panels = form.out_channels // (c.vectors * LANES)
+    if rows % c.share_rows or panels % c.share_panels:
+        raise ValueError(f"shares of {c.share_rows} x {c.share_panels} do not divide {rows} x {panels}")
 
 
 def default_config(form: Convolution) -> WinogradConfig:
@@ -221,21 +237,22 @@ def default_config(form: Convolution) -> WinogradConfig:
     vectors = 2 if form.out_channels % (2 * LANES) == 0 else 1
     rows, columns = -(-form.out_height // 2), -(-form.out_width // 2)
     most = max(1, _MOST_INPUT_BYTES // (2 * POSITIONS * columns * form.in_channels))
-    fitting = [r for r in _divisors(rows) if r <= most]
-    cut = [r for r in fitting if form.batch * rows // r >= _LEAST_SHARES and r * columns >= 4 * 12 // vectors]
+    fitting = [r for r in divisors(rows) if r <= most]
+    most_tiles = MOST_SUMS // vectors
+    cut = [r for r in fitting if form.batch * rows // r >= _LEAST_SHARES and r * columns >= 4 * most_tiles]
     share_rows = max(cut or fitting)
     blocks = form.batch * rows // share_rows
     panels = form.out_channels // (vectors * LANES)
-    share_panels = max((p for p in _divisors(panels) if blocks * panels // p >= _LEAST_SHARES), default=1)
+    share_panels = max((p for p in divisors(panels) if blocks * panels // p >= _LEAST_SHARES), default=1)
     return WinogradConfig(
         vectors=vectors,
-        tiles=min(12 // vectors, share_rows * columns),
+        tiles=min(most_tiles, share_rows * columns),
         share_rows=share_rows,
         share_panels=share_panels,
     )
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from compiler.ir.graph import Graph
     from compiler.lowering.cache import Cache
     from compiler.lowering.program import PlanKernel, Program
+    from schedules.tuning.tuned import Tuned
 
 # What builds a library is imported when one is built: a name that is no target is refused at once.
 
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
 class CpuTarget:
     """A C library for a CPU machine and operating system.
 
-    companions: targets of the same system whose kernels the library carries too.
+    companions: targets of the same system whose kernels the library carries too. tuned: records of devices,
+    by which kernels are planned; None: by the analytic model alone.
     """
 
     own_name: str
     machine: CpuMachine
     triple: str | None = None  # as zig spells it; None: this computer's own
     companions: tuple[CpuTarget, ...] = ()
+    tuned: Tuned | None = None
 
     @property
     def name(self) -> str:
@@ -62,13 +65,23 @@ class CpuTarget:
 
     @property
     def digest(self) -> str:
-        return f"{self.name} {self.machines!r} {self.triple}"
+        records = "" if self.tuned is None else f" {self.tuned.digest}"
+        return f"{self.name} {self.machines!r} {self.triple}{records}"
 
     @property
     def planners(self) -> Mapping[str, PlanKernel]:
         from schedules.cpu import plan_kernel
 
-        return {name: partial(plan_kernel, machine=machine) for name, machine in self.machines.items()}
+        plan = plan_kernel if self.tuned is None else self.tuned.plan
+        return {name: partial(plan, machine=machine) for name, machine in self.machines.items()}
+
+    def with_records(self, folder: Path, warn: Callable[[str], None]) -> CpuTarget:
+        """This target, whose kernels are planned by the records of devices in a folder."""
+        from schedules.tuning.tuned import Tuned
+        from targets.measuring.host import host_fingerprint
+
+        tuned = Tuned.of(folder, self.machines.values(), host_fingerprint(), warn)
+        return replace(self, tuned=tuned if tuned.choices else None)
 
     def with_variants(self, others: Sequence[Target]) -> CpuTarget:
         found: dict[str, CpuTarget] = {}
@@ -137,7 +150,17 @@ class CpuBuild:
         return {
             "summary": program_summary(self.programs.values()),
             "layers": [row.as_dict() for row in layer_rows(next(iter(self.programs.values())))],
+            "tuning": self._tuning,
         }
+
+    @property
+    def _tuning(self) -> dict[str, Any]:
+        """How many kernels records decide about, and whose records."""
+        tuned = self.target.tuned
+        plans = [plan for program in self.programs.values() for plan in program.kernels().values()]
+        known = 0 if tuned is None else sum(tuned.knows(plan.form, plan.machine) for plan in plans)
+        devices = list(tuned.devices) if tuned is not None and known else []
+        return {"kernels": len(plans), "tuned": known, "devices": devices}
 
     def emit(
         self,

@@ -59,8 +59,10 @@ def bitloom(
 
 
 def environment(cache: Path | None = None) -> dict[str, str]:
+    """With records beside the cache, where one is given, and not those of who runs the tests."""
     chosen = {} if cache is None else {"BITLOOM_CACHE_DIR": str(cache)}
-    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **chosen}
+    inherited = {k: v for k, v in os.environ.items() if cache is None or k != "BITLOOM_RECORDS"}
+    return {**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **chosen}
 
 
 def model(folder: Path, factor: float = 1.0) -> Path:

@@ -87,6 +87,9 @@ def compile_command(
         ),
     ] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use results of earlier runs.")] = True,
+    records: Annotated[
+        bool, typer.Option("--records/--no-records", help="Use what `bitloom tune` has recorded.")
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -119,6 +122,7 @@ def compile_command(
             weight_scales=weight_scales,
             budget=budget,
             cache=cache,
+            records=records,
             progress=progress,
         )
     _print(artifact, json)
@@ -176,6 +180,10 @@ def _print(artifact: Artifact, json: bool) -> None:
         f"{number(summary['macs'])} MACs; constants {size(summary['weight_bytes'])}, "
         f"arena {size(summary['arena_bytes'])}"
     )
+    tuning = manifest.get("tuning", {"tuned": 0})
+    if tuning["tuned"]:
+        devices = "; ".join(tuning["devices"])
+        print(f"{tuning['tuned']} of {tuning['kernels']} kernels planned by records of {devices}")
     for note in manifest["notes"]:
         print(f"note: {note['layer']}: {note['text']}")
     for left in manifest.get("host", []):

@@ -1,0 +1,294 @@
+"""What can be chosen for a kernel: a template that takes its form, and a legal configuration of it.
+
+These are spaces of our own and no MetaSchedule ones: templates emit configured TIR directly, so that a
+configuration is all that a schedule needs for being written down and made again (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice, zip_longest
+from random import Random
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from compiler.loops.form import Convolution, Form, Role
+from compiler.loops.nest import span_of
+from compiler.lowering.kernel import KernelConfig, KernelPlan, structural_digest
+from compiler.lowering.machine import CpuMachine
+from compiler.numerics.element import Array
+from schedules.cpu import plan_kernel
+from schedules.tuning.contractions import AmxTemplate, BinaryTemplate, ConvolutionTemplate
+from schedules.tuning.shares import evenness
+from schedules.tuning.templates import DepthwiseTemplate, LoopsTemplate, Template, WinogradTemplate
+from schedules.tuning.versions import source_version
+
+TEMPLATES: tuple[Template, ...] = (
+    ConvolutionTemplate(),
+    AmxTemplate(),
+    WinogradTemplate(),
+    DepthwiseTemplate(),
+    BinaryTemplate(),
+    LoopsTemplate(),
+)
+_BY_NAME = {template.name: template for template in TEMPLATES}
+
+ChoiceT = TypeVar("ChoiceT")
+
+
+class Space(Protocol[ChoiceT]):
+    """What a search walks. Choices are values: equal ones are the same candidate."""
+
+    @property
+    def default(self) -> ChoiceT: ...
+
+    def ordered(self) -> Iterator[ChoiceT]:
+        """Legal choices, the most promising by an analytic model first; the default is among the first."""
+        ...
+
+    def neighbours(self, choice: ChoiceT) -> list[ChoiceT]:
+        """Legal choices that differ in one decision."""
+        ...
+
+    def drawn(self, random: Random) -> ChoiceT:
+        """A legal choice at random."""
+        ...
+
+    def features(self, choice: ChoiceT) -> Array:
+        """float32, of the same length for every choice of every space that shares a cost model."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """template: its name."""
+
+    template: str
+    config: KernelConfig
+
+    def as_json(self) -> dict[str, Any]:
+        fields: dict[str, Any] = dataclasses.asdict(self.config)  # type: ignore[call-overload]
+        return {"template": self.template, "version": version_of(self.template), "config": fields}
+
+    @staticmethod
+    def of_json(record: Mapping[str, Any]) -> Choice:
+        """Errors: ValueError for an unknown template, another version of it, and fields that it lacks."""
+        template = _BY_NAME.get(record.get("template", ""))
+        if template is None:
+            raise ValueError(f"unknown template {record.get('template')!r}; known: {', '.join(_BY_NAME)}")
+        if record.get("version") != version_of(template.name):
+            raise ValueError(f"template {template.name} has changed since")
+        try:
+            return Choice(template.name, template.config(**record["config"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no configuration of {template.name}: {error}") from None
+
+
+def version_of(template: str) -> str:
+    """Digest of the sources of a template."""
+    return source_version(_BY_NAME[template].module)
+
+
+def choice_of(plan: KernelPlan) -> Choice:
+    """The choice behind a plan. Errors: ValueError for a plan of another template than those known."""
+    module = type(plan).__module__
+    for template in TEMPLATES:
+        if template.module == module and isinstance(plan.config, template.config):
+            return Choice(template.name, plan.config)
+    raise ValueError(f"{type(plan).__name__} is of no template that can be tuned")
+
+
+# Draws that may fail in a row; most spaces have at least one legal draw in twenty.
+_DRAWS = 400
+# Neighbours of choices that use the cores clearly less evenly than the default are left out.
+_UNEVENNESS = 0.05
+
+
+@dataclass(frozen=True)
+class KernelSpace:
+    """The choices for one form on one machine.
+
+    Kernels are timed by one thread, and a choice of fewer shares would cost others their work: what is less
+    even for two or four threads than the default is not legal.
+    """
+
+    form: Form
+    machine: CpuMachine
+
+    @property
+    def subject(self) -> str:
+        """Digest of form and machine."""
+        return structural_digest(self.form, self.machine)
+
+    @property
+    def machine_name(self) -> str:
+        return self.machine.name
+
+    def key(self, choice: Choice) -> str:
+        return key_of(self.subject, choice.template)
+
+    def describe(self) -> dict[str, Any]:
+        return describe_form(self.form)
+
+    def candidate(self, choice: Choice) -> KernelPlan:
+        return self.plan(choice)
+
+    def choice_json(self, choice: Choice) -> dict[str, Any]:
+        return choice.as_json()
+
+    def choice_of(self, record: Mapping[str, Any]) -> Choice | None:
+        """None where template or legality have changed since."""
+        try:
+            choice = Choice.of_json(record)
+            self.plan(choice)
+        except ValueError:
+            return None
+        return choice
+
+    @cached_property
+    def templates(self) -> tuple[Template, ...]:
+        return tuple(t for t in TEMPLATES if t.takes(self.form, self.machine))
+
+    @cached_property
+    def _default_plan(self) -> KernelPlan:
+        return plan_kernel(self.form, self.machine)
+
+    @property
+    def default(self) -> Choice:
+        return choice_of(self._default_plan)
+
+    def plan(self, choice: Choice) -> KernelPlan:
+        """Errors: ValueError with the reason where the choice is not legal."""
+        if choice == self.default:
+            return self._default_plan
+        template = _BY_NAME[choice.template]
+        if template not in self.templates:
+            raise ValueError(f"template {choice.template} does not take {self.form}")
+        plan = template.plan(self.form, self.machine, choice.config)
+        for threads in (2, 4):
+            if evenness(plan.tiles, threads) < evenness(self._default_plan.tiles, threads) - _UNEVENNESS:
+                raise ValueError(f"{plan.tiles} shares keep {threads} threads less busy than the default's")
+        return plan
+
+    def is_legal(self, choice: Choice) -> bool:
+        try:
+            self.plan(choice)
+        except ValueError:
+            return False
+        return True
+
+    def ordered(self) -> Iterator[Choice]:
+        """The default, then the templates' lists by turns."""
+        lists = [self._choices(t, t.ordered(self.form, self.machine)) for t in self.templates]
+        turns = (c for turn in zip_longest(*lists) for c in turn if c is not None)
+        yield from dict.fromkeys(chain([self.default], turns))
+
+    def neighbours(self, choice: Choice) -> list[Choice]:
+        template = _BY_NAME[choice.template]
+        found = self._choices(template, template.variants(self.form, self.machine, choice.config))
+        return [c for c in dict.fromkeys(found) if c != choice]
+
+    def drawn(self, random: Random) -> Choice:
+        for _ in range(_DRAWS):
+            template = random.choice(self.templates)
+            choice = Choice(template.name, template.drawn(self.form, self.machine, random))
+            if self.is_legal(choice):
+                return choice
+        return random.choice(list(islice(self.ordered(), 24)))
+
+    def adapted(self, choice: Choice) -> Choice | None:
+        """The choice for another form carried over to this one, where that is legal."""
+        template = _BY_NAME[choice.template]
+        if template not in self.templates:
+            return None
+        found = Choice(choice.template, template.adapted(self.form, self.machine, choice.config))
+        return found if self.is_legal(found) else None
+
+    def features(self, choice: Choice) -> Array:
+        template = _BY_NAME[choice.template]
+        plan = self.plan(choice)
+        fields: dict[str, Any] = dataclasses.asdict(choice.config)  # type: ignore[call-overload]
+        known: dict[str, float] = {
+            **{f"form.{name}": value for name, value in form_numbers(self.form).items()},
+            **{name: float(value) for name, value in fields.items()},
+            **template.features(self.form, self.machine, choice.config),
+            "template": TEMPLATES.index(template),
+            "tiles": plan.tiles,
+            "scratch": plan.scratch_bytes / self.machine.l2_bytes,
+        }
+        return np.array([_scaled(name, known.get(name)) for name in FEATURES], np.float32)
+
+    def _choices(self, template: Template, configs: Iterator[KernelConfig]) -> Iterator[Choice]:
+        choices = (Choice(template.name, config) for config in configs)
+        return (choice for choice in choices if self.is_legal(choice))
+
+
+def key_of(subject: str, template: str) -> str:
+    """Of records: what was tuned, and the template as it is now."""
+    return structural_digest(subject, template, version_of(template))
+
+
+_FORM_NUMBERS = (
+    "batch",
+    "height",
+    "width",
+    "inputs",
+    "outputs",
+    "taps",
+    "bits",
+    "stride",
+    "elements",
+    "work",
+)
+_DERIVED = (
+    *("estimate", "sums", "ragged", "ragged_rows", "ragged_panels", "near", "near_weights", "panel_weights"),
+    *("panels", "loads", "block", "template", "tiles", "scratch"),
+)
+_FIELDS = sorted({f.name for t in TEMPLATES for f in dataclasses.fields(t.config)})
+FEATURES = (*(f"form.{name}" for name in _FORM_NUMBERS), *_FIELDS, *_DERIVED)
+# Not sizes, whose ratios count, but shares and kinds.
+_PLAIN = {"ragged", "ragged_rows", "ragged_panels", "template", "panels_inner", "overlaps"}
+
+
+def _scaled(name: str, value: float | None) -> float:
+    if value is None:
+        return math.nan
+    return value if name in _PLAIN else math.log2(max(value, 1e-6))
+
+
+def form_numbers(form: Form) -> dict[str, float]:
+    """Extents by which forms are compared."""
+    if isinstance(form, Convolution):
+        return {
+            "batch": form.batch,
+            "height": form.out_height,
+            "width": form.out_width,
+            "inputs": form.in_channels // form.groups,
+            "outputs": form.out_channels,
+            "taps": form.kernel_height * form.kernel_width,
+            "bits": form.input.bits * form.weight.bits,
+            "stride": form.stride[0],
+        }
+    moved = [b for b in form.operands if b.role is not Role.CONSTANT]
+    work = sum(math.prod(a.extent for a in (*s.axes, *s.over)) for s in form.stages)
+    return {"elements": sum(span_of(b) for b in moved), "work": work}
+
+
+def describe_form(form: Form) -> dict[str, Any]:
+    """A form for records: its kind, its extents, and for a convolution all of it."""
+    if isinstance(form, Convolution):
+        fields = {name: getattr(value, "value", value) for name, value in dataclasses.asdict(form).items()}
+        return {"kind": "convolution", "numbers": form_numbers(form), "form": fields}
+    return {"kind": form.name, "numbers": form_numbers(form)}
+
+
+def distance(numbers: Mapping[str, float], others: Mapping[str, float]) -> float:
+    """Of two forms' extents: the sum of how many times each is larger, in powers of two."""
+    if numbers.keys() != others.keys():
+        return math.inf
+    return sum(abs(math.log2(max(numbers[n], 1) / max(others[n], 1))) for n in numbers)

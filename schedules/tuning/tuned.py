@@ -1,0 +1,99 @@
+"""Kernels planned by the records of a device, where it has any; by the analytic model elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from compiler.loops.form import Form
+from compiler.lowering.kernel import KernelPlan, structural_digest
+from compiler.lowering.machine import CpuMachine
+from schedules.cpu import plan_kernel
+from schedules.tuning.measure import Outcome
+from schedules.tuning.records import Record, Warn, databases, read
+from schedules.tuning.space import KernelSpace, key_of
+
+# A choice that was never compared by turns has to be faster than the default by this share.
+_MARGIN = 0.05
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """choices: of subjects, as in records; devices: whose records they are."""
+
+    choices: Mapping[str, Mapping[str, Any]]
+    devices: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(folder: Path, machines: Iterable[CpuMachine], here: str | None, warn: Warn) -> Tuned:
+        """From all databases of a folder. here: the fingerprint of this computer, whose records come first
+        for its own machine; among others those of the device that has most."""
+        names = {machine.name for machine in machines}
+        by_device: dict[str, list[Record]] = {}
+        for path in databases(folder):
+            for record in read(path, warn):
+                if record.machine in names and is_current(record):
+                    by_device.setdefault(record.fingerprint, []).append(record)
+        order = sorted(by_device, key=lambda d: (d != here, -len(by_device[d]), d))
+        choices: dict[str, Mapping[str, Any]] = {}
+        used: list[str] = []
+        for device in order:
+            new = {s: c for s, c in _chosen(by_device[device]).items() if s not in choices}
+            choices.update(new)
+            used += [device] if new else []
+        return Tuned(choices, tuple(used))
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the choices: equal ones make equal libraries."""
+        return structural_digest(json.dumps(self.choices, sort_keys=True))
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def plan(self, form: Form, machine: CpuMachine) -> KernelPlan:
+        """The recorded choice, where there is one that is still legal; errors as `plan_kernel`."""
+        plan = self._recorded(form, machine)
+        return plan_kernel(form, machine) if plan is None else plan
+
+    def knows(self, form: Form, machine: CpuMachine) -> bool:
+        """Whether records decide about a form."""
+        return self._recorded(form, machine) is not None
+
+    def _recorded(self, form: Form, machine: CpuMachine) -> KernelPlan | None:
+        space = KernelSpace(form, machine)
+        record = self.choices.get(space.subject)
+        choice = None if record is None else space.choice_of(record)
+        return None if choice is None else space.plan(choice)
+
+
+def is_current(record: Record) -> bool:
+    """Whether a record's template is as it was."""
+    try:
+        return record.key == key_of(record.subject, record.choice["template"])
+    except KeyError:
+        return False
+
+
+def _chosen(records: Iterable[Record]) -> dict[str, Mapping[str, Any]]:
+    """By subject: the last verdict, else the best measurement where it is clearly faster than the first one,
+    which is the default's."""
+    verdicts: dict[str, Record] = {}
+    firsts: dict[str, Record] = {}
+    bests: dict[str, Record] = {}
+    for record in sorted(records, key=lambda r: r.date):
+        if record.outcome is not Outcome.MEASURED or record.cost is None:
+            continue
+        if record.verdict is not None:
+            verdicts[record.subject] = record
+            continue
+        firsts.setdefault(record.subject, record)
+        best = bests.setdefault(record.subject, record)
+        if record.cost < (best.cost or 0.0):
+            bests[record.subject] = record
+    clear = {s: b for s, b in bests.items() if (b.cost or 0.0) < (firsts[s].cost or 0.0) * (1 - _MARGIN)}
+    return {subject: record.choice for subject, record in {**clear, **verdicts}.items()}

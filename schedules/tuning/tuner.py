@@ -1,0 +1,254 @@
+"""Tunes the kernels of a model on a device: rounds of trials, every one of them recorded as it ends."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol, TypeVar
+
+from schedules.tuning.allocate import Progress, next_kernel
+from schedules.tuning.measure import Device, Measurement, Outcome
+from schedules.tuning.records import Record, Warn, append, database_path, databases, read
+from schedules.tuning.search import EvolutionarySearch, Search
+from schedules.tuning.space import Space
+from schedules.tuning.transfer import Transfer
+
+ChoiceT = TypeVar("ChoiceT")
+
+_ROUND = 8
+# Trials of a kernel after which its search ends, where neither --trials nor --time says how many.
+TRIALS_EACH = 64
+# The comparison at the end: so many of the best, so often by turns.
+_FINALISTS, _TURNS = 5, 5
+# A choice that is not faster than the default by this share is no better than it.
+_TIE = 0.015
+# Of the time that is given, what the comparison at the end gets.
+_FINAL_SHARE = 0.15
+
+
+class Subject(Space[ChoiceT], Protocol[ChoiceT]):
+    """Something that is tuned and recorded: a kernel; choices of a whole graph are another
+    (docs/tuning.md)."""
+
+    @property
+    def subject(self) -> str:
+        """Digest of what it is."""
+        ...
+
+    @property
+    def machine_name(self) -> str: ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """`kind` and `numbers` by which similar subjects are found."""
+        ...
+
+    def key(self, choice: ChoiceT) -> str: ...
+    def candidate(self, choice: ChoiceT) -> Any:
+        """What a device measures."""
+        ...
+
+    def choice_json(self, choice: ChoiceT) -> dict[str, Any]: ...
+    def choice_of(self, record: Mapping[str, Any]) -> ChoiceT | None:
+        """None where the record's choice is no longer legal."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """trials: of all kernels together, those of earlier runs included. seconds: of this run. None: no limit;
+    where both are, each kernel gets `TRIALS_EACH`."""
+
+    trials: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(slots=True)
+class _Kernel:
+    subject: Subject[Any]
+    progress: Progress
+    search: Search[Any]
+    measured: dict[Any, float] = field(default_factory=dict[Any, float])
+    verdict: Record | None = None
+
+    def learn(self, choice: Any, cost: float) -> None:
+        self.search.learn(choice, cost)
+        self.measured[choice] = min(cost, self.measured.get(choice, math.inf))
+        if choice == self.subject.default:
+            self.progress.default = cost
+        self.progress.learn(cost)
+        self.progress.expected = self.search.expect()
+
+
+class Tuner:
+    """The kernels of a model, on one device, with its records in `folder`."""
+
+    def __init__(
+        self,
+        subjects: Sequence[tuple[str, Subject[Any], int]],
+        device: Device[Any],
+        folder: Path,
+        *,
+        seed: int = 0,
+        budget: Budget | None = None,
+        versions: Mapping[str, str] | None = None,
+        warn: Warn = lambda _text: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """subjects: name, what is tuned, and how often the model runs it."""
+        self.device, self.budget = device, budget or Budget()
+        self.path = database_path(folder, device.fingerprint)
+        self._versions, self._clock, self._began = versions or {}, clock, clock()
+        own = read(self.path, warn)
+        siblings = [r for path in databases(folder) if path != self.path for r in read(path, warn)]
+        self.kernels: list[_Kernel] = []
+        for number, (name, subject, count) in enumerate(subjects):
+            transfer = Transfer.of(subject, own, siblings)
+            search = EvolutionarySearch(subject, seed + number, transfer.hints, transfer.samples)
+            self.kernels.append(_Kernel(subject, Progress(name, count), search))
+        self._recall(own)
+        self.recalled = self.trials
+
+    @property
+    def trials(self) -> int:
+        return sum(kernel.progress.trials for kernel in self.kernels)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return self._clock() - self._began
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """Until the trials are over, by the budget and by the pace so far; None while that says nothing."""
+        seconds, made = self.budget.seconds, self.trials - self.recalled
+        if seconds is not None:
+            return max(0.0, seconds - self.elapsed)
+        if not made:
+            return None
+        wanted = self.budget.trials or TRIALS_EACH * len(self.kernels)
+        return max(0.0, (wanted - self.trials) * self.elapsed / made)
+
+    def _recall(self, records: Sequence[Record]) -> None:
+        """Goes on where an earlier run has ended."""
+        by_subject = {kernel.subject.subject: kernel for kernel in self.kernels}
+        for record in records:
+            kernel = by_subject.get(record.subject)
+            if kernel is None or record.unit is not self.device.unit or record.outcome is Outcome.LOST:
+                continue
+            choice = kernel.subject.choice_of(record.choice)
+            if choice is None:
+                continue
+            if record.verdict is not None:
+                kernel.verdict = record
+            else:
+                kernel.verdict = None
+                kernel.learn(choice, math.inf if record.cost is None else record.cost)
+
+    def run(self) -> Iterator[Progress]:
+        """Measures until the budget is spent or nothing is to be gained; yields after each trial whose it
+        was.
+
+        Errors: OSError where records cannot be written, and what the device raises. What was recorded stays.
+        """
+        yield from self._measure_defaults()
+        while (count := self._room()) > 0:
+            chosen = next_kernel([kernel.progress for kernel in self.kernels])
+            if chosen is None:
+                return
+            kernel = self.kernels[chosen]
+            count = min(count, max(_ROUND, self.device.parallel))
+            lost = kernel.subject.default not in kernel.measured
+            proposed = [kernel.subject.default] if lost else kernel.search.propose(count)
+            if not proposed:
+                kernel.progress.spent = True
+                continue
+            yield from self._measure([(kernel, choice) for choice in proposed])
+            kernel.progress.expected = kernel.search.expect()
+            unlimited = self.budget.trials is None and self.budget.seconds is None
+            spent = kernel.progress.expected <= 0 or (unlimited and kernel.progress.trials >= TRIALS_EACH)
+            kernel.progress.spent = spent
+
+    def _measure_defaults(self) -> Iterator[Progress]:
+        """The default of every kernel: what it takes decides where trials go, and gains are against it."""
+        new = [k for k in self.kernels if k.subject.default not in k.measured]
+        batch = max(2 * _ROUND, self.device.parallel)
+        while new and (room := self._room()) > 0:
+            part, new = new[: min(batch, room)], new[min(batch, room) :]
+            yield from self._measure([(kernel, kernel.subject.default) for kernel in part])
+
+    def _room(self) -> int:
+        """Trials that the budget has left."""
+        seconds, trials = self.budget.seconds, self.budget.trials
+        if seconds is not None and self.elapsed >= seconds * (1 - _FINAL_SHARE):
+            return 0
+        return _ROUND * 1000 if trials is None else trials - self.trials
+
+    def _measure(self, trials: Sequence[tuple[_Kernel, Any]]) -> Iterator[Progress]:
+        candidates = [kernel.subject.candidate(choice) for kernel, choice in trials]
+        for index, measurement in self.device.measure(candidates):
+            kernel, choice = trials[index]
+            append(self.path, [self._record(kernel, choice, measurement)])
+            if measurement.outcome is Outcome.LOST:
+                kernel.search.forget(choice)
+            else:
+                kernel.learn(choice, measurement.cost)
+            yield kernel.progress
+
+    def _record(self, kernel: _Kernel, choice: Any, m: Measurement, verdict: float | None = None) -> Record:
+        measured = m.outcome is Outcome.MEASURED
+        subject = kernel.subject
+        return Record(
+            fingerprint=self.device.fingerprint,
+            machine=subject.machine_name,
+            subject=subject.subject,
+            key=subject.key(choice),
+            form=subject.describe(),
+            choice=subject.choice_json(choice),
+            unit=self.device.unit,
+            outcome=m.outcome,
+            cost=m.cost if measured else None,
+            spread=m.spread if measured else None,
+            date=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            versions=self._versions,
+            said=m.said[:500],
+            verdict=verdict,
+        )
+
+    def conclude(self) -> Iterator[tuple[Progress, float]]:
+        """Compares the best of each kernel with its default by turns and records which it shall be; yields
+        each kernel with the cost of its choice over the default's, 1 where the default stays."""
+        for kernel in self.kernels:
+            if kernel.verdict is None and kernel.measured:
+                kernel.verdict = self._verdict(kernel)
+                append(self.path, [kernel.verdict])
+            if kernel.verdict is not None and kernel.verdict.verdict is not None:
+                yield kernel.progress, kernel.verdict.verdict
+
+    def _verdict(self, kernel: _Kernel) -> Record:
+        default, limit = kernel.subject.default, kernel.progress.default
+        ranked = sorted(kernel.measured, key=lambda c: kernel.measured[c])
+        better = [c for c in ranked if c != default and kernel.measured[c] < limit * (1 - _TIE)]
+        finalists = [default, *better[:_FINALISTS]]
+        turns: list[dict[Any, Measurement]] = [{} for _ in range(_TURNS)]
+        if len(finalists) > 1:
+            candidates = [kernel.subject.candidate(c) for c in finalists]
+            for index, measurement in self.device.measure(candidates * _TURNS):
+                turns[index // len(finalists)][finalists[index % len(finalists)]] = measurement
+        whole = [
+            t for t in turns if len(t) == len(finalists) and all(math.isfinite(m.cost) for m in t.values())
+        ]
+        ratios = {c: median(t[c].cost / t[default].cost for t in whole) for c in finalists} if whole else {}
+        winner = min(finalists, key=lambda c: ratios.get(c, 1.0))
+        if ratios.get(winner, 1.0) > 1 - _TIE:
+            winner = default
+        measured = [t[winner] for t in whole]
+        cost = median(m.cost for m in measured) if measured else kernel.measured.get(default, math.inf)
+        spread = median(m.spread for m in measured) if measured else 0.0
+        outcome = Outcome.MEASURED if math.isfinite(cost) else Outcome.NOT_BUILT
+        ratio = 1.0 if winner == default else ratios[winner]
+        return self._record(kernel, winner, Measurement(outcome, cost, spread), ratio)
