@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from compiler.loops.form import Form
+from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array
 
 
@@ -69,6 +70,13 @@ class KernelPlan(Protocol):
     def build(self) -> bytes:
         """The object file (imports TVM)."""
         ...
+
+
+def cpu_of(plan: KernelPlan) -> CpuMachine:
+    """The machine of a CPU's plan. Errors: TypeError for a plan of another kind of machine."""
+    if not isinstance(plan.machine, CpuMachine):
+        raise TypeError(f"{plan.symbol} is for {plan.machine.name}, which is no CPU")
+    return plan.machine
 
 
 def structural_digest(*parts: object) -> str:

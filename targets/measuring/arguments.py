@@ -14,7 +14,7 @@ from compiler.loops.evaluate import evaluate
 from compiler.loops.evaluate_convolution import evaluate_convolution
 from compiler.loops.form import Buffer, Convolution, Form, LoopForm, Role
 from compiler.loops.nest import span_of, strides_of
-from compiler.lowering.kernel import KernelPlan
+from compiler.lowering.kernel import KernelPlan, cpu_of
 from compiler.numerics.element import Array, ElementType
 from schedules.bits import pack_bits, packed_bytes
 from targets.measuring.operands import random_constants
@@ -146,7 +146,7 @@ class Arguments:
     """The operands of a plan in memory. copies: of its constants, which calls take by turns."""
 
     def __init__(self, plan: KernelPlan, case: Case, copies: int) -> None:
-        offset = plan.machine.activation_offset
+        offset = cpu_of(plan).activation_offset
         self.storages = {
             b.name: Storage(b, offset)
             for role in (Role.INPUT, Role.OUTPUT)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from compiler.ir.diagnostics import BitloomError
 from compiler.loops.form import Form
-from compiler.lowering.kernel import KernelPlan
+from compiler.lowering.kernel import KernelPlan, cpu_of
 from schedules.tuning.measure import Measurement, Outcome, Unit
 from targets.measuring.answers import Answers
 from targets.measuring.building import Builders, NotBuiltError
@@ -198,7 +198,7 @@ class Boards:
 
     def _linker(self, plan: KernelPlan) -> Linker:
         with self._lock:
-            triple = static_triple(plan.machine)
+            triple = static_triple(cpu_of(plan))
             if triple not in self._linkers:
                 self._linkers[triple] = Linker(triple, Path(self._folder.name))
             return self._linkers[triple]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from compiler.ir.diagnostics import BitloomError
 from compiler.loops.form import Form
-from compiler.lowering.kernel import KernelPlan
+from compiler.lowering.kernel import KernelPlan, cpu_of
 from schedules.machines import family_here, host_model, runs_here
 from schedules.tuning.measure import Measurement, Outcome, Unit
 from targets.library.toolchain import Toolchain
@@ -83,7 +83,7 @@ class HostDevice:
     def measure(self, candidates: Sequence[KernelPlan]) -> Iterator[tuple[int, Measurement]]:
         """See `Device`. Errors: BitloomError for candidates of a machine that this computer is not."""
         for plan in candidates:
-            if not runs_here(plan.machine):
+            if not runs_here(cpu_of(plan)):
                 raise BitloomError(f"this computer cannot run kernels for {plan.machine.name}")
         for first, end in _batches([plan.symbol for plan in candidates]):
             for index, measurement in self._measured(candidates[first:end]):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from compiler.loops.form import Form
-from compiler.lowering.kernel import KernelPlan, structural_digest
+from compiler.lowering.kernel import KernelPlan, cpu_of, structural_digest
 from schedules.machines import host_features
 from targets.measuring.arguments import Arguments, Case, case_of, constant_bytes
 from targets.measuring.child import own_answers, receive, send
@@ -68,7 +68,7 @@ class _Runner:
 
     def arguments(self, plan: KernelPlan) -> Arguments:
         case = self.cases[plan.form]
-        away = 2 * plan.machine.l2_bytes
+        away = 2 * cpu_of(plan).l2_bytes
         return Arguments(plan, case, max(1, min(_MOST_COPIES, away // max(1, constant_bytes(plan, case)))))
 
     def function(self, run: Run) -> Callable[..., int]:
