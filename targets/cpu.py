@@ -77,6 +77,10 @@ class CpuTarget:
 
     def with_records(self, folder: Path, warn: Callable[[str], None]) -> CpuTarget:
         """This target, whose kernels are planned by the records of devices in a folder."""
+        from schedules.tuning.records import databases
+
+        if not any(databases(folder)):
+            return self  # what reads records knows all templates, and so TVM
         from schedules.tuning.tuned import Tuned
         from targets.measuring.host import host_fingerprint
 

@@ -132,7 +132,7 @@ def test_thread_sanitizer_finds_no_race(tmp_path: Path) -> None:
     described = chain("chain")
     (tmp_path / "kernels.c").write_text(CHAIN_KERNELS.format(n="chain"))
     (tmp_path / "main.c").write_text(CHAIN_MAIN)
-    sources = library_sources(described, [], Toolchain.host()).write("chain", described.constants, tmp_path)
+    sources = library_sources(described, [], Toolchain.host()).write("chain", tmp_path)
     program = tmp_path / "main"
     command = ["gcc", "-std=gnu11", "-fsanitize=thread", "-O1", "-g", f"-I{RUNTIME_INCLUDE}", f"-I{tmp_path}"]
     files = [tmp_path / "kernels.c", tmp_path / "main.c", *sources]
@@ -256,7 +256,7 @@ int main(void)
 
 def test_create_allocates_once_and_nothing_else_does(tmp_path: Path) -> None:
     described = description()
-    sources = library_sources(described, [], Toolchain.host()).write("tiny", described.constants, tmp_path)
+    sources = library_sources(described, [], Toolchain.host()).write("tiny", tmp_path)
     counted = ("malloc", "calloc", "aligned_alloc", "free", "pthread_create")
     flags = [f"-D{function}=counted_{function}" for function in counted]
     objects = [kernel_object(tmp_path)]
