@@ -14,6 +14,7 @@ from compiler.lowering.program import kernel_calls
 from compiler.lowering.storage import place_values
 from compiler.numerics.element import ElementType
 from schedules import npu_search
+from schedules.npu_mechanisms import Mechanisms
 from schedules.npu_search import candidate_tilings, choose_tiling, trial
 from schedules.npu_space import tiling_space, with_two_engines
 from schedules.npu_tiling import Fold, Shape, Tiling, folds_of
@@ -41,7 +42,7 @@ def shape_of(
 def check_tiling(graph: Graph, config: NpuConfig, number: int, seed: int, fold: Fold | None = None) -> None:
     """The graph's only layer by tiling `number` of its space (of one fold, where that is given)."""
 
-    def drawn(shape: Shape, of: NpuConfig) -> Tiling | None:
+    def drawn(shape: Shape, of: NpuConfig, _mechanisms: Mechanisms) -> Tiling | None:
         space = with_two_engines(tiling_space(shape, of), shape)
         if fold is not None and (space.fold == fold).any():
             space = space.where(space.fold == fold)

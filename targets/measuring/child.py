@@ -112,15 +112,15 @@ class Child:
 
     def _gone(self) -> ChildError:
         """Why the process has ended by itself."""
-        _, status, usage = os.wait4(self._process.pid, 0)
+        _, status = os.waitpid(self._process.pid, 0)
         self._process.returncode = code = os.waitstatus_to_exitcode(status)
         how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         words = self._words()
         said = f"{how}: {words}" if words else how
         self.close()
-        # Linux counts in KiB, macOS in bytes.
-        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        too_large = peak > self.memory_bytes or "MemoryError" in words
+        # The system ends the largest process where memory runs out. Its resource usage says nothing: the
+        # peak that it counts begins with that of the process that started this one.
+        too_large = code == -signal.SIGKILL or "MemoryError" in words
         return ChildError(Outcome.OUT_OF_MEMORY if too_large else Outcome.CRASHED, said)
 
     def _ended(self, outcome: Outcome, said: str) -> ChildError:

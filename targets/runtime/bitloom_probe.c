@@ -8,16 +8,17 @@ enum { ROUNDS = 1 << 14 };
 #define FOUR(x) x x x x
 #define SIXTEEN(x) FOUR(FOUR(x))
 
-/* 16 additions a round, each of which waits for the one before. */
+/* 16 additions a round, each of which waits for the one before. Not of immediates: some cores add those while they
+   rename registers, several in a cycle. */
 int32_t bitloom_probe_clock(void *operand, int32_t begin, int32_t end)
 {
-    uintptr_t sum = (uintptr_t)operand;
+    uintptr_t sum = (uintptr_t)operand, one = 1;
 
     for (int i = begin; i < end * ROUNDS; i++)
 #if defined(__x86_64__)
-        __asm__ volatile(SIXTEEN("add $1, %0\n") : "+r"(sum));
+        __asm__ volatile(SIXTEEN("add %1, %0\n") : "+r"(sum) : "r"(one));
 #else
-        __asm__ volatile(SIXTEEN("add %0, %0, #1\n") : "+r"(sum));
+        __asm__ volatile(SIXTEEN("add %0, %0, %1\n") : "+r"(sum) : "r"(one));
 #endif
     return sum == 0;
 }
