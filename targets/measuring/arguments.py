@@ -17,7 +17,7 @@ from compiler.loops.nest import span_of, strides_of
 from compiler.lowering.kernel import KernelPlan, cpu_of
 from compiler.numerics.element import Array, ElementType
 from schedules.bits import pack_bits, packed_bytes
-from targets.measuring.operands import random_constants
+from targets.measuring.operands import activations_of, random_constants
 
 # Memory that kernels may read beside an operand, and never write.
 _GUARD = 256
@@ -43,11 +43,11 @@ def case_of(form: Form, constants: Constants | None, seed: int = 0) -> Case:
     rng = np.random.default_rng(seed)
     if constants is None:
         constants = random_constants(form, rng) if isinstance(form, Convolution) else {}
-    missing = [b.name for b in activations_of(form, Role.CONSTANT) if b.name not in constants]
+    missing = [b.name for b in _operands(form, Role.CONSTANT) if b.name not in constants]
     if missing:
         raise ValueError(f"form {_name(form)} needs constants that are not given: {', '.join(missing)}")
     reach = 20_000 // form.taps if isinstance(form, Convolution) else 1 << 15
-    inputs = {b.name: _random(b, rng, reach) for b in activations_of(form, Role.INPUT)}
+    inputs = {b.name: _random(b, rng, reach) for b in _operands(form, Role.INPUT)}
     if isinstance(form, Convolution):
         expected = {"output": evaluate_convolution(form, inputs["input"], constants)}
     else:
@@ -59,24 +59,10 @@ def _name(form: Form) -> str:
     return form.name if isinstance(form, LoopForm) else "convolution"
 
 
-def activations_of(form: Form, role: Role) -> list[Buffer]:
-    """Operands of one role, with their layout in memory. A convolution's constants are not described."""
-    if isinstance(form, LoopForm):
-        return [b for b in form.operands if b.role is role]
-    shape = (form.batch, form.in_height, form.in_width, form.in_channels)
-    made = (form.batch, form.out_height, form.out_width, form.out_channels)
-    match role:
-        case Role.INPUT:
-            return [Buffer("input", shape, form.input, role, _strides(shape, form.input_pitch))]
-        case Role.OUTPUT:
-            return [Buffer("output", made, form.output, role, _strides(made, form.output_pitch))]
-        case _:
-            return []
-
-
-def _strides(shape: tuple[int, ...], pitch: int | None) -> tuple[int, ...] | None:
-    _, height, width, _ = shape
-    return None if pitch is None else (height * width * pitch, width * pitch, pitch, 1)
+def _operands(form: Form, role: Role) -> list[Buffer]:
+    """Of one role. A convolution's constants are not described."""
+    buffers = form.operands if isinstance(form, LoopForm) else activations_of(form)
+    return [b for b in buffers if b.role is role]
 
 
 def _random(buffer: Buffer, rng: np.random.Generator, reach: int) -> Array:
@@ -150,7 +136,7 @@ class Arguments:
         self.storages = {
             b.name: Storage(b, offset)
             for role in (Role.INPUT, Role.OUTPUT)
-            for b in activations_of(plan.form, role)
+            for b in _operands(plan.form, role)
         }
         for name, codes in case.activations.items():
             self.storages[name].put(codes)

@@ -121,7 +121,7 @@ def store(plan: KernelPlan, example: Example) -> StoredOperands:
     known = {name: np.concatenate([_bytes(array), slack]) for name, array in packed.items()}
     known[SCRATCH] = np.zeros(plan.scratch_bytes, np.uint8)
     after: dict[str, Array] = {}
-    for buffer in _activations(example.form):
+    for buffer in activations_of(example.form):
         if buffer.role is Role.INPUT:
             known[buffer.name] = _stored(buffer, machine, example.inputs[buffer.name])
         else:
@@ -130,7 +130,8 @@ def store(plan: KernelPlan, example: Example) -> StoredOperands:
     return StoredOperands({name: known[name] for name in plan.operands}, after)
 
 
-def _activations(form: Form) -> list[Buffer]:
+def activations_of(form: Form) -> list[Buffer]:
+    """Inputs and outputs of a form, with their layout in memory."""
     if isinstance(form, LoopForm):
         return [b for b in form.operands if b.role is not Role.CONSTANT]
     inputs = (form.batch, form.in_height, form.in_width, form.in_channels)
