@@ -27,6 +27,7 @@ def serial(tasks: Sequence[Task], graphs: Mapping[str, str]) -> Finished:
 def processes(tasks: Sequence[Task], graphs: Mapping[str, str], jobs: int) -> Finished:
     """In the order in which they end. Errors: BitloomError where the system ends a process."""
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, context, _begin, (dict(graphs),))
     try:
         futures = {pool.submit(_evaluate_here, task): task for task in tasks}
@@ -40,8 +41,9 @@ def processes(tasks: Sequence[Task], graphs: Mapping[str, str], jobs: int) -> Fi
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():
+        for child in set(multiprocessing.active_children()) - others:
             child.terminate()
+        pool.shutdown()  # its thread has to be over before the interpreter's exit writes to its pipe
 
 
 def _begin(graphs: dict[str, str]) -> None:
