@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from bitloom.compiling import warn
+from bitloom.in_place import InPlace
 from bitloom.library_files import compiled_manifest
 from bitloom.loading import load
 from bitloom.refusals import tunable_target
@@ -101,7 +102,17 @@ def tuner_of(
 ) -> Tuner:
     """A tuner of all kernels of the work on this computer."""
     subjects = work.subjects(work.target.machine)
-    return Tuner(subjects, device, records_folder(), seed=seed, budget=budget, versions=versions(), warn=say)
+    place = InPlace(work.graph, work.target, tuple(work.forms), device.threads, device.objects)
+    return Tuner(
+        subjects,
+        device,
+        records_folder(),
+        seed=seed,
+        budget=budget,
+        versions=versions(),
+        place=place,
+        warn=say,
+    )
 
 
 def device_of(work: Work, threads: int) -> HostDevice:

@@ -64,7 +64,7 @@ def test_tuning_ends_in_a_faster_or_equal_library_that_is_exact(folder: Path) ->
     assert all(0 < kernel["ratio"] <= 1 for kernel in result["kernels"])
     assert [m["threads"] for m in result["model"]] == [1]
     assert result["device"] == host_fingerprint()
-    measured = [r for r in records_of(folder) if r.verdict is None]
+    measured = [r for r in records_of(folder) if r.is_alone]
     assert len(measured) == 24
     assert {r.outcome for r in measured} == {Outcome.MEASURED}
     assert Path(result["records"]) in databases(folder / "cache-records")
@@ -79,13 +79,13 @@ def test_tuning_ends_in_a_faster_or_equal_library_that_is_exact(folder: Path) ->
 
 def test_the_folder_of_a_library_is_tuned_as_well_and_earlier_trials_count(folder: Path) -> None:
     compiled(folder)
-    known = len([r for r in records_of(folder) if r.verdict is None])
+    known = len([r for r in records_of(folder) if r.is_alone])
     done = run(folder, "tune", "out", "--trials", str(known + 4))
     assert done.code == 0, done.stderr
     assert f"{known} measurements of earlier runs are known" in done.stderr
     assert "the model with 1 thread: " in done.stdout
     assert "next: bitloom compile uses them" in done.stdout
-    assert len([r for r in records_of(folder) if r.verdict is None]) <= known + 4
+    assert len([r for r in records_of(folder) if r.is_alone]) <= known + 4
 
 
 def test_records_enter_the_choice_of_kernels(folder: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(folder: Pat
     assert f"{len(kept)} measurements of earlier runs are known" in done.stderr
     after = records_of(tmp_path)
     assert after[: len(kept)] == kept
-    trials = [r for r in after if r.verdict is None]
+    trials = [r for r in after if r.is_alone]
     assert len(trials) == 60
     assert len({(r.subject, json.dumps(r.choice, sort_keys=True)) for r in trials}) == 60
     assert "60 trials; " in done.stdout

@@ -67,6 +67,7 @@ def records(draw: st.DrawFn) -> Record:
         versions=draw(st.dictionaries(_TEXT, _TEXT, max_size=2)),
         said=draw(_TEXT),
         verdict=draw(st.none() | number) if measured else None,
+        place=draw(st.sampled_from(["", "a net"])) if measured else "",
     )
 
 
@@ -113,9 +114,9 @@ def test_pruning_keeps_the_best_and_the_last_verdict(group: list[Record], best: 
     kept = list(pruned(group, lambda record: record.machine != "gone", best))
     for subject in {r.subject for r in group}:
         alive = [r for r in group if r.subject == subject and r.machine != "gone" and r.cost is not None]
-        costs = sorted(r.cost for r in alive if r.verdict is None and r.cost is not None)
+        costs = sorted(r.cost for r in alive if r.is_alone and r.cost is not None)
         here = [r for r in kept if r.subject == subject]
-        assert sorted(r.cost for r in here if r.verdict is None and r.cost is not None) == costs[:best]
+        assert sorted(r.cost for r in here if r.is_alone and r.cost is not None) == costs[:best]
         assert [r for r in here if r.verdict is not None] == [r for r in alive if r.verdict is not None][-1:]
     assert list(pruned(kept, lambda record: record.machine != "gone", best)) == kept
 

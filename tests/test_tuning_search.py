@@ -21,13 +21,14 @@ from compiler.numerics.element import Array, ElementType
 from schedules.machines import machine_named
 from schedules.tuning.allocate import Progress, expected_gain, next_kernel, saved
 from schedules.tuning.cost_model import CostModel, Samples
-from schedules.tuning.measure import Measurement, Outcome, Unit
+from schedules.tuning.measure import Measurement, Outcome
 from schedules.tuning.records import append, databases, read
 from schedules.tuning.search import EvolutionarySearch, RandomSearch, Search
 from schedules.tuning.space import KernelSpace
 from schedules.tuning.transfer import Transfer
 from schedules.tuning.tuned import Tuned
 from schedules.tuning.tuner import Budget, Tuner
+from tests.computed_device import FORMS, MACHINE, Computing, formula, tuner
 
 SIDE, AXES = 12, 3
 Point = tuple[int, ...]
@@ -201,58 +202,6 @@ def test_savings_are_weighted_by_how_often_a_kernel_runs() -> None:
     kernels = [kernel(3, 2.0, [2.0, 1.0], 0.0), kernel(1, 4.0, [4.0], 0.2), Progress("new", 5)]
     assert saved(kernels) == (10.0, 7.0)
     assert 0 < expected_gain(kernels[:2]) < 0.5
-
-
-# Tuners of real spaces. The device computes costs from the plan, as an emulator counts instructions: nothing
-# is built, and each measurement can be predicted.
-
-FORMS = [
-    Convolution(1, n, n, 64, n, n, 96, 1, 1, ElementType.I8, ElementType.I8, ElementType.I8) for n in (14, 28)
-]
-MACHINE = machine_named("avx512vnni")
-
-
-def formula(plan: KernelPlan) -> float:
-    c: Any = plan.config
-    return 1e-5 * (1 + abs(c.columns - 5) + 2 * abs(c.vectors - 2) + 0.1 * c.unroll)
-
-
-class Computing:
-    """Costs by the formula. lost: how many of the first are. dies_after: Ctrl-C after so many trials."""
-
-    def __init__(self, fingerprint: str = "here", lost: int = 0, dies_after: int | None = None) -> None:
-        self._fingerprint, self.lost, self.dies_after = fingerprint, lost, dies_after
-        self.measured: list[str] = []
-
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    @property
-    def unit(self) -> Unit:
-        return Unit.SECONDS
-
-    @property
-    def parallel(self) -> int:
-        return 4
-
-    def measure(self, candidates: Sequence[KernelPlan]) -> Iterator[tuple[int, Measurement]]:
-        for index, plan in enumerate(candidates):
-            if self.lost:
-                self.lost -= 1
-                yield index, Measurement(Outcome.LOST, said="the board is gone")
-                continue
-            if self.dies_after is not None and len(self.measured) == self.dies_after:
-                raise KeyboardInterrupt
-            self.measured.append(plan.symbol)
-            yield index, Measurement(Outcome.MEASURED, formula(plan), 1e-9)
-
-    def close(self) -> None: ...
-
-
-def tuner(folder: Path, device: Computing, trials: int, seed: int = 0) -> Tuner:
-    subjects: list[Any] = [(f"k{i}", KernelSpace(form, MACHINE), i + 1) for i, form in enumerate(FORMS)]
-    return Tuner(subjects, device, folder, seed=seed, budget=Budget(trials=trials))
 
 
 def test_a_tuner_measures_as_often_as_it_may_and_records_all(tmp_path: Path) -> None:

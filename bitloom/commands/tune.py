@@ -67,17 +67,21 @@ def tune_command(
     with shown_progress(quiet) as progress:
         work = work_of(source, target, calibration, extents, progress)
     device = device_of(work, threads)
+    tuner = tuner_of(work, device, Budget(trials=trials, seconds=seconds), seed)
     try:
-        tuner = tuner_of(work, device, Budget(trials=trials, seconds=seconds), seed)
         verdicts = _tuned(tuner, quiet)
+        tuner.close()
         device.close()
         with shown_progress(quiet) as progress:
             comparisons = list(compared(work, tuple(sorted({1, threads})), progress))
+        if any(c.ratio > 1 for c in comparisons):
+            tuner.withdraw()
     except KeyboardInterrupt:
         print(f"interrupted; all measurements are kept in {records_path(device)}", file=sys.stderr)
         print("hint: the same command goes on", file=sys.stderr)
         raise typer.Exit(_INTERRUPTED) from None
     finally:
+        tuner.close()
         device.close()
     _print(tuner, verdicts, comparisons, json)
 
@@ -124,6 +128,9 @@ def _tuned(tuner: Tuner, quiet: bool) -> list[tuple[Progress, float]]:
             print(f"{tuner.recalled} measurements of earlier runs are known", file=sys.stderr)
         for progress in tuner.run():
             show(tuner, progress, "measure")
+        for refinement in tuner.refine():
+            done = f"in the model, round {refinement.rounds}, {refinement.gain:.1%} faster"
+            show(tuner, None, done)
         verdicts: list[tuple[Progress, float]] = []
         for verdict in tuner.conclude():
             verdicts.append(verdict)
@@ -248,4 +255,6 @@ def _print(
             f"the model with {c.threads} thread{plural}: {c.before * 1e3:.3f} ms before, "
             f"{c.after * 1e3:.3f} ms after (ratio within a turn {c.ratio:.3f})"
         )
+    if any(c.ratio > 1 for c in comparisons):
+        print("that is no gain: the defaults stay")
     print(f"\nrecords: {tuner.path}\nnext: bitloom compile uses them")

@@ -36,9 +36,10 @@ class Record:
     subject: digest of what was tuned, a form on a machine or a graph; key: the same with the choice's
     template and its version, so that records of a template that has changed are not found. form: what the
     subject is, in JSON, from which similar ones are recognized. choice: template and fields. cost, spread:
-    None unless the outcome is MEASURED. verdict: None for a measurement; else that a comparison by turns has
-    made this the choice for its subject, and its cost over the default's. date: UTC, ISO 8601. versions: of
-    what built it.
+    None unless the outcome is MEASURED. place: digest of the model in which it was measured, all its runs
+    together; empty for a kernel by itself. verdict: None for a measurement; else that a comparison by turns
+    has made this the choice for its subject, and its cost over the default's. date: UTC, ISO 8601. versions:
+    of what built it.
     """
 
     fingerprint: str
@@ -55,6 +56,12 @@ class Record:
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     said: str = ""
     verdict: float | None = None
+    place: str = ""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is a measurement of a kernel by itself."""
+        return self.verdict is None and not self.place
 
     def line(self) -> str:
         """With checksum, without the end of the line."""
@@ -202,4 +209,4 @@ def pruned(records: Iterable[Record], keys_alive: Callable[[Record], bool], best
     for group in kept.values():
         verdicts = [r for r in group if r.verdict is not None]
         yield from verdicts[-1:]
-        yield from sorted((r for r in group if r.verdict is None), key=lambda r: r.cost or 0.0)[:best]
+        yield from sorted((r for r in group if r.is_alone), key=lambda r: r.cost or 0.0)[:best]

@@ -61,7 +61,7 @@ def _similar(space: KernelSpace, own: Sequence[Record], siblings: Sequence[Recor
     wanted = space.describe()
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in (*(r for r in own if r.subject != space.subject), *siblings):
-        known = record.outcome not in (Outcome.LOST, Outcome.NOT_BUILT) and record.verdict is None
+        known = record.outcome not in (Outcome.LOST, Outcome.NOT_BUILT) and record.is_alone
         if known and record.form.get("kind") == wanted["kind"]:
             groups.setdefault((record.fingerprint, record.subject), []).append(record)
     near = {key: distance(wanted["numbers"], group[0].form["numbers"]) for key, group in groups.items()}

@@ -91,6 +91,8 @@ def _chosen(records: Iterable[Record]) -> dict[str, Mapping[str, Any]]:
         if record.verdict is not None:
             verdicts[record.subject] = record
             continue
+        if not record.is_alone:
+            continue
         firsts.setdefault(record.subject, record)
         best = bests.setdefault(record.subject, record)
         if record.cost < (best.cost or 0.0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from schedules.tuning.allocate import Progress, next_kernel
 from schedules.tuning.measure import Device, Measurement, Outcome
 from schedules.tuning.records import Record, Warn, append, database_path, databases, read
+from schedules.tuning.refine import Place, PlaceError, Refinement, Verdict
 from schedules.tuning.search import EvolutionarySearch, Search
 from schedules.tuning.space import Space
 from schedules.tuning.transfer import Transfer
@@ -27,8 +28,9 @@ TRIALS_EACH = 64
 _FINALISTS, _TURNS = 5, 5
 # A choice that is not faster than the default by this share is no better than it.
 _TIE = 0.015
-# Of the time that is given, what the comparison at the end gets.
-_FINAL_SHARE = 0.15
+# Of the time that is given, what is over when kernels have been measured alone, and when the rest is for the
+# comparison at the end.
+_ALONE_SHARE, _REFINED_SHARE = 0.45, 0.85
 
 
 class Subject(Space[ChoiceT], Protocol[ChoiceT]):
@@ -69,10 +71,13 @@ class Budget:
 
 @dataclass(slots=True)
 class _Kernel:
+    """placed: records of what choices cost in this model."""
+
     subject: Subject[Any]
     progress: Progress
     search: Search[Any]
     measured: dict[Any, float] = field(default_factory=dict[Any, float])
+    placed: dict[Any, list[float]] = field(default_factory=dict[Any, list[float]])
     verdict: Record | None = None
 
     def learn(self, choice: Any, cost: float) -> None:
@@ -96,11 +101,15 @@ class Tuner:
         seed: int = 0,
         budget: Budget | None = None,
         versions: Mapping[str, str] | None = None,
+        place: Place | None = None,
         warn: Warn = lambda _text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """subjects: name, what is tuned, and how often the model runs it."""
+        """subjects: name, what is tuned, and how often the model runs it. place: the model itself, where the
+        device can run it."""
         self.device, self.budget = device, budget or Budget()
+        self._place, self._seed, self.warn = place, seed, warn
+        self.refinement: Refinement | None = None
         self.path = database_path(folder, device.fingerprint)
         self._versions, self._clock, self._began = versions or {}, clock, clock()
         own = read(self.path, warn)
@@ -112,6 +121,11 @@ class Tuner:
             self.kernels.append(_Kernel(subject, Progress(name, count), search))
         self._recall(own)
         self.recalled = self.trials
+
+    @property
+    def _digest(self) -> str:
+        """Of the place; empty without one."""
+        return "" if self._place is None else self._place.digest
 
     @property
     def trials(self) -> int:
@@ -144,14 +158,18 @@ class Tuner:
             if choice is None:
                 continue
             if record.verdict is not None:
-                kernel.verdict = record
+                kernel.verdict = record if record.place == self._digest else None
+            elif record.place:
+                if record.place == self._digest and record.cost:
+                    kernel.placed.setdefault(choice, []).append(record.cost)
+                    kernel.verdict = None
             else:
                 kernel.verdict = None
                 kernel.learn(choice, math.inf if record.cost is None else record.cost)
 
     def run(self) -> Iterator[Progress]:
-        """Measures until the budget is spent or nothing is to be gained; yields after each trial whose it
-        was.
+        """Measures kernels alone until the budget is spent or nothing is to be gained; yields after each
+        trial whose it was.
 
         Errors: OSError where records cannot be written, and what the device raises. What was recorded stays.
         """
@@ -184,7 +202,8 @@ class Tuner:
     def _room(self) -> int:
         """Trials that the budget has left."""
         seconds, trials = self.budget.seconds, self.budget.trials
-        if seconds is not None and self.elapsed >= seconds * (1 - _FINAL_SHARE):
+        share = _REFINED_SHARE if self._place is None else _ALONE_SHARE
+        if seconds is not None and self.elapsed >= seconds * share:
             return 0
         return _ROUND * 1000 if trials is None else trials - self.trials
 
@@ -198,6 +217,44 @@ class Tuner:
             else:
                 kernel.learn(choice, measurement.cost)
             yield kernel.progress
+
+    def refine(self) -> Iterator[Refinement]:
+        """Goes on in the model, where there is one to run; yields after each round.
+
+        Errors: OSError, and what the device raises. Where the model cannot be run, a warning says why.
+        """
+        if self._place is None or all(k.verdict is not None for k in self.kernels):
+            return
+        self.refinement = refinement = Refinement(
+            self.kernels, self._place, self._check, self._keep, self._seed + len(self.kernels)
+        )
+        for kernel, placed in zip(self.kernels, refinement.kernels, strict=True):
+            placed.recall(kernel.placed)
+        began = self.elapsed
+        searching = self.budget.trials is None
+
+        def may_go_on() -> bool:
+            rounds, seconds = refinement.rounds, self.budget.seconds
+            last = (self.elapsed - began) / rounds if rounds else 0.0
+            return seconds is None or self.elapsed + last < seconds * _REFINED_SHARE
+
+        try:
+            for _ in refinement.run(searching, may_go_on):
+                yield refinement
+        except PlaceError as error:
+            self._given_up(error)
+
+    def _given_up(self, error: PlaceError) -> None:
+        self.refinement = None
+        self.warn(f"kernels are compared alone, since the model could not be run: {error}")
+
+    def _check(self, wanted: Sequence[tuple[int, Any]]) -> None:
+        for _ in self._measure([(self.kernels[index], choice) for index, choice in wanted]):
+            pass
+
+    def _keep(self, index: int, choice: Any, cost: float) -> None:
+        record = self._record(self.kernels[index], choice, Measurement(Outcome.MEASURED, cost, 0.0))
+        append(self.path, [replace(record, place=self._digest)])
 
     def _record(self, kernel: _Kernel, choice: Any, m: Measurement, verdict: float | None = None) -> Record:
         measured = m.outcome is Outcome.MEASURED
@@ -222,12 +279,42 @@ class Tuner:
     def conclude(self) -> Iterator[tuple[Progress, float]]:
         """Compares the best of each kernel with its default by turns and records which it shall be; yields
         each kernel with the cost of its choice over the default's, 1 where the default stays."""
-        for kernel in self.kernels:
+        found = self._verdicts_in_place()
+        for index, kernel in enumerate(self.kernels):
             if kernel.verdict is None and kernel.measured:
-                kernel.verdict = self._verdict(kernel)
+                kernel.verdict = self._placed(kernel, found[index]) if found else self._verdict(kernel)
                 append(self.path, [kernel.verdict])
             if kernel.verdict is not None and kernel.verdict.verdict is not None:
                 yield kernel.progress, kernel.verdict.verdict
+
+    def _verdicts_in_place(self) -> Sequence[Verdict]:
+        """None where the model was not run."""
+        if self.refinement is None:
+            return ()
+        try:
+            return self.refinement.conclude()
+        except PlaceError as error:
+            self._given_up(error)
+            return ()
+
+    def _placed(self, kernel: _Kernel, found: Verdict) -> Record:
+        measurement = Measurement(Outcome.MEASURED, found.cost, found.spread)
+        return replace(self._record(kernel, found.choice, measurement, found.ratio), place=self._place.digest)
+
+    def close(self) -> None:
+        """Ends what runs the model. The device is the caller's."""
+        if self._place is not None:
+            self._place.close()
+
+    def withdraw(self) -> None:
+        """The defaults shall stay, whatever was found: the model as a whole is not faster."""
+        for kernel in self.kernels:
+            if kernel.verdict is not None and kernel.verdict.verdict != 1.0:
+                cost = kernel.measured.get(kernel.subject.default, math.inf)
+                if math.isfinite(cost):
+                    measurement = Measurement(Outcome.MEASURED, cost, 0.0)
+                    kernel.verdict = self._record(kernel, kernel.subject.default, measurement, 1.0)
+                    append(self.path, [kernel.verdict])
 
     def _verdict(self, kernel: _Kernel) -> Record:
         default, limit = kernel.subject.default, kernel.progress.default

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from compiler.ir.diagnostics import BitloomError
 from compiler.loops.form import Form
+from compiler.lowering.cache import Cache
 from compiler.lowering.kernel import KernelPlan, cpu_of
 from schedules.machines import family_here, host_model, runs_here
 from schedules.tuning.measure import Measurement, Outcome, Unit
@@ -48,7 +49,8 @@ class HostDevice:
     """`Device` of kernel plans. Builders and runner are started when they are first needed, and stay.
 
     constants: of forms, as the model has them; a convolution without gets random ones. threads: costs are
-    those of the slowest of so many equal ranges of tiles, each run by itself.
+    those of the slowest of so many equal ranges of tiles, each run by itself. objects: what was built, until
+    the device is closed.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class HostDevice:
         workers: int | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self._constants, self._threads = constants or {}, threads
+        self._constants, self.threads = constants or {}, threads
         self._limits = limits or Limits()
         self._folder = Path(tempfile.mkdtemp(prefix="bitloom-tune-"))
+        self.objects = Cache(self._folder / "objects")
         self._builders: list[Child | None] = [None] * (workers or os.cpu_count() or 1)
         self._runner: Child | None = None
         self._prepared: Form | None = None
@@ -69,7 +72,7 @@ class HostDevice:
 
     @property
     def fingerprint(self) -> str:
-        return host_fingerprint(self._threads)
+        return host_fingerprint(self.threads)
 
     @property
     def unit(self) -> Unit:
@@ -143,6 +146,9 @@ class HostDevice:
         return failed
 
     def _build(self, place: int, plan: KernelPlan) -> Measurement | None:
+        if (known := self.objects.get("kernels", plan.symbol)) is not None:
+            self._object(plan).write_bytes(known)
+            return None
         builder, seconds = self._builders[place], self._limits.build_seconds
         if builder is None or not builder.alive:
             module = "targets.measuring.builder"
@@ -155,7 +161,10 @@ class HostDevice:
             memory = error.outcome is Outcome.OUT_OF_MEMORY
             outcome = Outcome.OUT_OF_MEMORY if memory else Outcome.NOT_BUILT
             return Measurement(outcome, said=f"the compiler {error.said}")
-        return None if words is None else Measurement(Outcome.NOT_BUILT, said=words)
+        if words is not None:
+            return Measurement(Outcome.NOT_BUILT, said=words)
+        self.objects.put("kernels", plan.symbol, self._object(plan).read_bytes())
+        return None
 
     def _linked(
         self, plans: Sequence[KernelPlan]
@@ -197,7 +206,7 @@ class HostDevice:
             wrong = runner.ask(Run(plan, library), seconds)
             if wrong is not None:
                 return Measurement(Outcome.WRONG, said=wrong)
-            cost, spread = runner.answer(seconds * self._threads)
+            cost, spread = runner.answer(seconds * self.threads)
         except ChildError as error:
             return Measurement(error.outcome, said=error.said)
         return Measurement(Outcome.MEASURED, cost, spread)
@@ -205,7 +214,7 @@ class HostDevice:
     def _ready_runner(self, form: Form) -> Child | Measurement:
         """A runner that has operands for a form. Errors: ChildError where making them ends it."""
         if self._runner is None or not self._runner.alive:
-            arguments = (str(self._folder), str(_processor()), str(self._threads))
+            arguments = (str(self._folder), str(_processor()), str(self.threads))
             module = "targets.measuring.runner"
             self._runner = Child(module, *arguments, memory_bytes=self._limits.run_bytes)
             self._prepared = None

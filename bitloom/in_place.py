@@ -1,0 +1,160 @@
+"""A model's kernels measured where they run: libraries of the whole model, timed step by step.
+
+`python -m bitloom.in_place FOLDER THREADS` is the process that runs them, for `InPlace`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from bitloom.loading import load
+from bitloom.model import Model
+from bitloom.verification import random_inputs
+from compiler.ir.diagnostics import BitloomError
+from compiler.ir.graph import Graph
+from compiler.loops.form import Form
+from compiler.lowering.cache import Cache
+from compiler.lowering.kernel import structural_digest
+from compiler.numerics.element import Array
+from schedules.tuning.refine import PlaceError, Turn
+from schedules.tuning.space import KernelSpace
+from schedules.tuning.tuned import Tuned
+from targets.cpu import CpuTarget
+from targets.measuring.child import Child, ChildError, close_all, own_answers, receive, send
+
+_NAME = "model"
+_INPUTS = "inputs.npz"
+# A turn of one library: so long, but so many runs at least, of which the fastest counts for each step.
+_TURN_SECONDS, _LEAST_RUNS = 0.03, 3
+_START_SECONDS, _SLOWEST = 60.0, 50.0
+_MEMORY_BYTES = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """folders: of libraries; turns: how often each is run, one after the other."""
+
+    folders: Sequence[Path]
+    turns: int
+
+
+class InPlace:
+    """`Place` of a model on this computer. forms: of its kernels. objects: of kernels that are built."""
+
+    def __init__(
+        self, graph: Graph, target: CpuTarget, forms: Sequence[Form], threads: int, objects: Cache
+    ) -> None:
+        self._graph, self._target, self._forms = graph, target, tuple(forms)
+        self._threads, self._objects = threads, objects
+        self._spaces = [KernelSpace(form, target.machine) for form in self._forms]
+        self._folder = Path(tempfile.mkdtemp(prefix="bitloom-tune-"))
+        inputs = next(iter(random_inputs(graph, 1, 0)))
+        np.savez(self._folder / _INPUTS, **dict[str, Any](inputs))
+        self._runner: Child | None = None
+        self._libraries = 0
+
+    @property
+    def digest(self) -> str:
+        return structural_digest(sorted(space.subject for space in self._spaces), self._threads)
+
+    def measure(self, models: Sequence[Mapping[str, Mapping[str, Any]]], turns: int) -> Sequence[Turn]:
+        """See `Place`. Costs are seconds."""
+        # Never a path twice: the process would find the library that it has loaded from there before.
+        folders = [self._folder / str(self._libraries + number) for number in range(len(models))]
+        self._libraries += len(models)
+        try:
+            subjects = [self._emit(choices, out) for choices, out in zip(models, folders, strict=True)]
+            found: list[list[dict[str, float]]] = self._run(Job(folders, turns))
+        except BitloomError as error:
+            raise PlaceError(error.message) from error
+        finally:
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+        return [
+            [_by_subject(steps, names) for steps, names in zip(turn, subjects, strict=True)] for turn in found
+        ]
+
+    def close(self) -> None:
+        close_all([self._runner])
+        self._runner = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _emit(self, choices: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str, str]:
+        """Writes the library. Returns the subjects of its kernels' symbols."""
+        tuned = Tuned(choices)
+        build = replace(self._target, tuned=tuned).build(self._graph, _silent)
+        build.emit(_NAME, out, {}, build.facts, self._objects, _silent)
+        machine = self._target.machine
+        return {tuned.plan(space.form, machine).symbol: space.subject for space in self._spaces}
+
+    def _run(self, job: Job) -> Any:
+        if self._runner is None or not self._runner.alive:
+            arguments = (str(self._folder), str(self._threads))
+            self._runner = Child("bitloom.in_place", *arguments, memory_bytes=_MEMORY_BYTES)
+        try:
+            return self._runner.ask(job, _START_SECONDS + _SLOWEST * len(job.folders))
+        except ChildError as error:
+            raise PlaceError(f"the process that ran it {error.said}") from error
+
+
+def _by_subject(steps: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
+    return {names[symbol]: cost for symbol, cost in steps.items() if symbol in names}
+
+
+def _silent(_stage: str, _done: int = 0, _all: int = 0) -> None:
+    pass
+
+
+def _step_costs(model: Model, inputs: Mapping[str, Array], runs: int, threads: int) -> dict[str, float]:
+    """By symbol: of all steps that run it, the least of each summed."""
+    costs: dict[str, float] = {}
+    for step, seconds in model.profile(inputs, runs, threads):
+        costs[step.kernel] = costs.get(step.kernel, 0.0) + float(seconds.min())
+    return costs
+
+
+def _profiled(job: Job, inputs: Mapping[str, Array], threads: int) -> list[list[dict[str, float]]]:
+    models = [load(folder, threads) for folder in job.folders]
+    random = Random(0)
+    try:
+        once = float(models[0].time(inputs, 3).min())
+        runs = max(_LEAST_RUNS, int(_TURN_SECONDS / once))
+        turns: list[list[dict[str, float]]] = []
+        for _ in range(job.turns):
+            # Another order in each turn: what slows down or speeds up meanwhile does so to all.
+            order = random.sample(range(len(models)), len(models))
+            costs = {index: _step_costs(models[index], inputs, runs, threads) for index in order}
+            turns.append([costs[index] for index in range(len(models))])
+        return turns
+    finally:
+        for model in models:
+            model.close()
+
+
+def main() -> None:
+    """Answers every job from standard input until that ends."""
+    folder, threads, answers = Path(sys.argv[1]), int(sys.argv[2]), own_answers()
+    if threads == 1 and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # as kernels alone are timed
+    with np.load(folder / _INPUTS) as file:
+        inputs = dict(file)
+    while True:
+        try:
+            job = receive(sys.stdin.buffer)
+        except EOFError:
+            return
+        send(answers, _profiled(job, inputs, threads))
+
+
+if __name__ == "__main__":
+    main()
