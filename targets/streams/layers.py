@@ -11,6 +11,7 @@ from compiler.loops.form import Convolution
 from compiler.lowering.program import KernelCall
 from compiler.numerics.element import Array
 from compiler.ops.edge import Requantize
+from compiler.ops.matmul import MatMul
 from compiler.ops.pooling import AveragePool2D, MaxPool2D
 from compiler.ops.reduction import Mean, ReduceMax
 from schedules.npu_blocks import pack_channel_parameters, pack_weights, weight_ratio
@@ -22,6 +23,7 @@ from sim.compression import deflate
 from targets.streams import rules
 from targets.streams.layer import Layer, Memory
 from targets.streams.mapped import MapLayer, RequantizeLayer, maps
+from targets.streams.matrices import MatrixLayer
 from targets.streams.moves import MoveLayer, moves
 from targets.streams.pools import PoolLayer
 from targets.streams.reductions import ReduceLayer
@@ -39,6 +41,8 @@ def layer_of(call: KernelCall) -> Layer | None:
             return PoolLayer()
         case Mean() | ReduceMax():
             return ReduceLayer()
+        case MatMul():
+            return MatrixLayer()
         case Requantize():
             return RequantizeLayer()
         case _ if maps(call):
