@@ -14,6 +14,7 @@ from compiler.ops.edge import Requantize
 from compiler.ops.matmul import MatMul
 from compiler.ops.pooling import AveragePool2D, MaxPool2D
 from compiler.ops.reduction import Mean, ReduceMax
+from compiler.ops.resize import ResizeBilinear
 from schedules.npu_blocks import pack_channel_parameters, pack_weights, weight_ratio
 from schedules.npu_emit import Blob, Emitter
 from schedules.npu_product import Product, emit_product
@@ -27,6 +28,7 @@ from targets.streams.matrices import MatrixLayer
 from targets.streams.moves import MoveLayer, moves
 from targets.streams.pools import PoolLayer
 from targets.streams.reductions import ReduceLayer
+from targets.streams.resizes import ResizeLayer
 from targets.streams.rules import Rule
 
 
@@ -43,6 +45,8 @@ def layer_of(call: KernelCall) -> Layer | None:
             return ReduceLayer()
         case MatMul():
             return MatrixLayer()
+        case ResizeBilinear():
+            return ResizeLayer()
         case Requantize():
             return RequantizeLayer()
         case _ if maps(call):
