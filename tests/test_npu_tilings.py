@@ -75,8 +75,8 @@ def test_folded_kernels_are_exact(
     """Few channels, pads on all sides, strides, slices of wider pixels (groups), dilated rows."""
 
     def folds(graph: Graph) -> bool:
-        (form,) = (c.lowered.form for c in kernel_calls(graph, place_values(graph)))
-        assert isinstance(form, Convolution)
+        forms = (c.lowered.form for c in kernel_calls(graph, place_values(graph)))
+        (form,) = (f for f in forms if isinstance(f, Convolution))
         return fold in folds_of(form, config.mac.reduction_lanes(form.input.bits))
 
     graph = data.draw(convolutions(most_inputs=6).filter(folds))
