@@ -108,6 +108,9 @@ def _outputs(shape: Shape, config: NpuConfig) -> list[int]:
     even = {ceil(most / lanes / n) * lanes for n in (2, 3, 4)}  # blocks of one size
     if config.cores > 1:  # as many for each core
         even |= {ceil(shape.group_outputs / config.cores / n) for n in (1, 2, 4)}
+    if not form.depthwise:  # narrow weights fill more lanes than the accumulators take in a cycle
+        taken = mac.accumulator_port_bits // 32
+        sizes |= {n for n in (taken, 2 * taken) if n < min(lanes, most)}
     sizes |= even
     if form.output is ElementType.B1:  # blocks begin at bytes
         sizes = {n if n == shape.group_outputs else n // 8 * 8 for n in sizes}
