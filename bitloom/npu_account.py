@@ -193,7 +193,7 @@ def _extent(value: Value, at: Location) -> int:
     """Bytes from the first element to the end of the last one."""
     shape, item = value.type.shape, value.type.element.dtype.itemsize
     if at.strides is None:
-        return int(np.prod(shape, dtype=np.int64)) * item
+        return value.type.element.stored_bytes(shape)
     return (sum((n - 1) * s for n, s in zip(shape, at.strides, strict=True)) + 1) * item
 
 

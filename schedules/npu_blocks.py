@@ -18,7 +18,7 @@ from sim.functional.memory import pack_rows
 from sim.parameters import pack_parameters
 
 _T = TypeVar("_T")
-_NO_RESCALE = (1 << 30, 31)  # multiplier and shift where nothing is rescaled: results of 32 bits
+_NO_RESCALE = (1 << 30, 30)  # multiplier and shift where nothing is rescaled: sums, or their signs
 _SAMPLE = 4096  # weights of a row, and an eighth of the bytes, that tell how well all can be compressed
 Key = tuple[int, int]  # first channel of a block, first channel of a piece
 

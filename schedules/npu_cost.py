@@ -97,17 +97,18 @@ class _Model:
 
     def _image(self) -> Floats:
         """Of one load."""
-        s, f, size = self.s, self.form, self.form.input.dtype.itemsize
-        channels = s.pixel_bytes // size // np.where(s.fold == 2, f.kernel_height, 1)
+        s, f = self.s, self.form
         times = np.where(s.fold == 2, f.kernel_height, 1)
-        whole = channels == (f.input_pitch or f.in_channels)
+        pixel = s.pixel_bytes // times
+        whole = pixel == f.input.bytes_for(f.input_pitch or f.in_channels)
         width = np.minimum(s.width, f.in_width)
         # Whole pixels lie one behind the other; whole rows of them do too.
         merged = whole & (width == f.in_width) & (s.fold == 0)
         rows = np.where(merged, 1, np.where(whole, s.height * times, s.height * times * width))
-        row = np.where(merged, s.height * width * channels, np.where(whole, width * channels, channels))
+        row = np.where(merged, s.height * width * pixel, np.where(whole, width * pixel, pixel))
         port = self._port(self.shape.image_dram)
-        self.image_bursts = rows * _ceil_div(row * size, port.burst_bytes)
+        self.image_bursts = rows * _ceil_div(row, port.burst_bytes)
+        channels = pixel // f.input.dtype.itemsize
         elements = s.height * times * width * channels / self.config.dma.scatter_elements
         return np.maximum(_moved(self.image_bursts, port, False), np.where(s.fold == 2, elements, 0.0))
 
@@ -176,14 +177,15 @@ class _Model:
 
     def _store(self) -> Floats:
         """Of one store."""
-        s, f, size = self.s, self.form, self.form.output.dtype.itemsize
+        s, f = self.s, self.form
         channels = np.minimum(self.of_store * s.outputs, f.out_channels)
+        pixel = _ceil_div(channels * f.output.bits, 8)
         whole = channels == (f.output_pitch or f.out_channels)
         merged = whole & (s.columns == f.out_width)
         rows = np.where(merged, 1, np.where(whole, s.rows, self.pixels))
-        row = np.where(merged, self.pixels * channels, np.where(whole, s.columns * channels, channels))
+        row = np.where(merged, self.pixels * pixel, np.where(whole, s.columns * pixel, pixel))
         port = self._port(self.shape.result_dram)
-        self.store_bursts = rows * _ceil_div(row * size, port.burst_bytes)
+        self.store_bursts = rows * _ceil_div(row, port.burst_bytes)
         return _moved(self.store_bursts, port, True)
 
     def _ports(self, image_loads: Column, weight_loads: Column) -> Floats:

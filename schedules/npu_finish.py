@@ -8,6 +8,7 @@ from compiler.numerics.element import ElementType
 from sim.isa import Factors, Inputs, Output
 
 _LOW, _HIGH = -(1 << 15), (1 << 15) - 1  # bounds of a register's codes
+SIGN_ZERO = 1  # zero point of results of one bit: VEC writes + above 0, where 0 counts as + too
 
 
 @dataclass(frozen=True, slots=True)

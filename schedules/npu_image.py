@@ -91,7 +91,7 @@ class Images:
 
     def _pixel_bytes(self, channels: int) -> int:
         copies = self.form.kernel_height if self.tiling.fold is Fold.WINDOW else 1
-        return channels * self.form.input.dtype.itemsize * copies
+        return self.form.input.bytes_for(channels) * copies
 
     def _rows(self, tile: Tile) -> _Span:
         if self.tiling.fold is Fold.WINDOW:
@@ -111,10 +111,10 @@ class Images:
 
     def _external(self, tile: Tile, y: int, x: int, channel: int) -> tuple[Address, int]:
         """Of a pixel's channel, and the bytes between pixels."""
-        f, size = self.form, self.form.input.dtype.itemsize
-        pitch = (f.input_pitch or f.in_channels) * size
+        f, of = self.form, self.form.input
+        pitch = of.bytes_for(f.input_pitch or f.in_channels)
         pixel = (tile.batch * f.in_height + y) * f.in_width + x
-        return self.source + (pixel * pitch + channel * size), pitch
+        return self.source + (pixel * pitch + of.bytes_for(channel)), pitch
 
     def _plain(self, engine: Engine, tile: Tile, begin: int, channels: int, local: int) -> None:
         y, x = self._rows(tile), self._columns(tile)

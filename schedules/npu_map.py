@@ -1,5 +1,6 @@
 """Instructions of layers that compute each element of a result from elements at its place: sums, products,
-extremes, tables, and softmax, which computes each row of the last axis from itself."""
+extremes, tables, and softmax, which computes each row of the last axis from itself. Operands of one bit are
+packed along that axis, so their rows stay whole too."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _MOST_COUNT = (1 << 16) - 1  # rows and elements of one instruction
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """strides: bytes by axis of the result, 0 where one element is repeated."""
+    """strides: bytes by axis of the result, 0 where one element is repeated; of bits, the last one is between
+    the bytes that hold them."""
 
     address: Address
     element: ElementType
@@ -32,6 +34,11 @@ class Operand:
     @property
     def size(self) -> int:
         return self.element.dtype.itemsize
+
+    def held(self, shape: Extents) -> Extents:
+        """Extents of what there is of it for a part of the result."""
+        own = tuple(n if s else 1 for n, s in zip(shape, self.strides, strict=True))
+        return self.element.stored_shape(own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,17 +219,12 @@ def _at(o: Operand, begin: Extents) -> Address:
 def _runs(o: Operand, shape: Extents) -> list[Run]:
     return [
         Run(n, outside, inside)
-        for n, outside, inside in zip(_own(o, shape), o.strides, _local_strides(o, shape), strict=True)
+        for n, outside, inside in zip(o.held(shape), o.strides, _local_strides(o, shape), strict=True)
     ]
 
 
-def _own(o: Operand, shape: Extents) -> Extents:
-    """Extents of what an operand holds for a tile."""
-    return tuple(n if s else 1 for n, s in zip(shape, o.strides, strict=True))
-
-
 def _local_strides(o: Operand, shape: Extents) -> tuple[int, ...]:
-    return tuple(s if own else 0 for s, own in zip(dense(_own(o, shape), o.size), o.strides, strict=True))
+    return tuple(s if own else 0 for s, own in zip(dense(o.held(shape), o.size), o.strides, strict=True))
 
 
 def _views(m: Mapped, shape: Extents, local: Sequence[int], temporary: tuple[int, ...]) -> Iterator[View]:

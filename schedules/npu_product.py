@@ -124,7 +124,7 @@ class _Core:
         e.set(core, self.images.operands(tile, held, block.count if f.depthwise else count))
         instruction = Gemm(
             accumulate=first > 0,
-            act=image + skipped * f.input.dtype.itemsize,
+            act=image + f.input.bytes_for(skipped),
             wgt=weights + unit.offsets[block.first, first],
             acc=accumulators,
             rows=tile.rows,
@@ -165,7 +165,7 @@ class _Core:
         requantize = Requantize(
             per_tensor=False,
             acc=accumulators,
-            dst=local + (block.first - step.stored[0].first) * f.output.dtype.itemsize,
+            dst=local + f.output.bytes_for(block.first - step.stored[0].first),
             param=parameters + (block.first - begin) * PARAMETER_BYTES,
             pixels=tile.rows * tile.columns,
             channels=block.count,
@@ -176,15 +176,15 @@ class _Core:
         """Where the group's results lie, and the bytes of a pixel there."""
         first, last = step.stored[0], step.stored[-1]
         local, _ = self.results.take((step.tile, first.first))
-        return local, (last.first + last.count - first.first) * self.p.form.output.dtype.itemsize
+        return local, self.p.form.output.bytes_for(last.first + last.count - first.first)
 
     def _store(self, step: _Step) -> None:
-        p, f, tile, size = self.p, self.p.form, step.tile, self.p.form.output.dtype.itemsize
+        p, f, tile, of = self.p, self.p.form, step.tile, self.p.form.output
         local, row = self._result(step)
-        pitch = (f.output_pitch or f.out_channels) * size
+        pitch = of.bytes_for(f.output_pitch or f.out_channels)
         pixel = ((tile.batch * f.out_height + tile.y) * f.out_width + tile.x) * pitch
         runs = [Run(tile.rows, f.out_width * pitch, tile.columns * row), Run(tile.columns, pitch, row)]
-        target = p.result + (pixel + step.stored[0].first * size)
+        target = p.result + (pixel + of.bytes_for(step.stored[0].first))
         store(self.e, self.core, local, target, runs, row)
 
 

@@ -149,9 +149,9 @@ def _without_data(tiling: Tiling, shape: Shape, config: NpuConfig) -> Product:
         at[dram] += -(-size // 16) * 16
         return address
 
-    pitch = (f.input_pitch or f.in_channels) * f.input.dtype.itemsize
+    pitch = f.input.bytes_for(f.input_pitch or f.in_channels)
     image = place(shape.image_dram, f.batch * f.in_height * f.in_width * pitch)
-    pitch = (f.output_pitch or f.out_channels) * f.output.dtype.itemsize
+    pitch = f.output.bytes_for(f.output_pitch or f.out_channels)
     result = place(shape.result_dram, f.batch * f.out_height * f.out_width * pitch)
     parameters = place(shape.constants_dram, f.out_channels * PARAMETER_BYTES)
     weights: dict[tuple[int, int], Blob] = {}

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.numerics.element import ElementType
 from schedules.npu_tiling import MAX_COUNT, Fold, Shape, Tiling, folded_taps, folds_of
 from sim.config import PARAMETER_BYTES, NpuConfig
 from sim.fields import Column
@@ -107,7 +108,13 @@ def _outputs(shape: Shape, config: NpuConfig) -> list[int]:
     even = {ceil(most / lanes / n) * lanes for n in (2, 3, 4)}  # blocks of one size
     if config.cores > 1:  # as many for each core
         even |= {ceil(shape.group_outputs / config.cores / n) for n in (1, 2, 4)}
-    return sorted(n for n in sizes | even if 0 < n <= most)
+    if not form.depthwise:  # narrow weights fill more lanes than the accumulators take in a cycle
+        taken = mac.accumulator_port_bits // 32
+        sizes |= {n for n in (taken, 2 * taken) if n < min(lanes, most)}
+    sizes |= even
+    if form.output is ElementType.B1:  # blocks begin at bytes
+        sizes = {n if n == shape.group_outputs else n // 8 * 8 for n in sizes}
+    return sorted(n for n in sizes if 0 < n <= most)
 
 
 def _reductions(shape: Shape, config: NpuConfig, outputs: int) -> Iterator[tuple[int, int, int]]:
@@ -122,8 +129,9 @@ def _reductions(shape: Shape, config: NpuConfig, outputs: int) -> Iterator[tuple
     pixels = form.kernel_height * form.kernel_width
     most = pads.weight_bytes // (pixels * _row_bytes(shape, config, outputs))
     parts = {ceil(ceil(channels / n) / lanes) * lanes for n in _REDUCTION_PARTS}
-    if most < lanes or pixels * lanes * form.input.dtype.itemsize > pads.activation_bytes // 2:
-        parts |= {1, min(most, max(1, lanes // 4))}
+    if most < lanes or pixels * form.input.bytes_for(lanes) > pads.activation_bytes // 2:
+        least = 8 if form.input is ElementType.B1 else 1  # pieces begin at bytes
+        parts |= {least, min(most, max(1, lanes // 4)) // least * least}
     for part in sorted(n for n in parts if 0 < n < channels and n <= most):
         yield from ((0, part, 0), (0, part, 1))
 
@@ -155,7 +163,6 @@ def _orders(shape: Shape, outputs: int) -> Iterator[tuple[int, int]]:
 def _fitting(shape: Shape, config: NpuConfig, choices: NDArray[np.int64]) -> Space:
     form, pads = shape.form, config.scratchpad
     outputs, fold, reduction, whole, rows, columns, stored, first, shared, banks = choices.T
-    size, result_size = form.input.dtype.itemsize, form.output.dtype.itemsize
     pairs = [folded_taps(form, f) for f in Fold]
     taps, by = (np.array(n, np.int64)[fold] for n in zip(*pairs, strict=True))
     if form.depthwise:
@@ -163,14 +170,14 @@ def _fitting(shape: Shape, config: NpuConfig, choices: NDArray[np.int64]) -> Spa
     else:
         held = np.where(whole == 1, shape.group_inputs, reduction)
         weights = taps * by * reduction * _row_bytes(shape, config, outputs)
-    pixel = held * size * np.where(fold == Fold.WINDOW, form.kernel_height, 1)
+    pixel = ceil_div(held * form.input.bits, 8) * np.where(fold == Fold.WINDOW, form.kernel_height, 1)
     height = (rows - 1) * form.stride[0] + (form.kernel_height - 1) * form.dilation[0] + 1
     height = np.where(fold == Fold.WINDOW, rows, np.minimum(height, form.in_height))
     width = (columns - 1) * form.stride[1] + (form.kernel_width - 1) * form.dilation[1] + 1
     width = np.where(fold == Fold.NONE, np.minimum(width, form.in_width), width)
     bank = pads.activation_bytes // pads.activation_banks
     i = ceil_div(height * width * pixel, bank)
-    r = ceil_div(rows * columns * stored * result_size, bank)
+    r = ceil_div(rows * columns * ceil_div(stored * form.output.bits, 8), bank)
     w = pads.weight_bytes // pads.weight_banks * banks
     words = rows * columns * outputs
     accumulators = np.where(words <= pads.accumulator_words // 2, 2, 1)

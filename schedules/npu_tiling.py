@@ -7,6 +7,7 @@ from enum import IntEnum
 from math import ceil
 
 from compiler.loops.form import Convolution
+from compiler.numerics.element import ElementType
 from sim.config import NpuConfig
 
 _WAITING = 16
@@ -106,6 +107,8 @@ def folds_of(form: Convolution, lanes: int) -> list[Fold]:
     found = [Fold.NONE]
     if form.depthwise or (form.dilation[1] > 1 and form.kernel_width > 1):
         return found
+    if form.input is ElementType.B1:
+        return found  # no code says that a pixel lies outside of the image
     channels = form.in_channels // form.groups
 
     def steps(fold: Fold) -> int:

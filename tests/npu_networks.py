@@ -9,14 +9,19 @@ import numpy as np
 from hypothesis import strategies as st
 
 from compiler.interpreter import run
-from compiler.ir.graph import Graph, Node
-from compiler.numerics.element import Array
+from compiler.ir.diagnostics import Location
+from compiler.ir.graph import Graph, Node, Value
+from compiler.numerics.element import Array, ElementType
+from compiler.numerics.quantization import QuantizedType
 from compiler.ops.convolution import Conv2D
 from compiler.ops.dense import Dense
+from compiler.ops.edge import Requantize
+from compiler.quantize.quantize_graph import widened
 from sim.config import NpuConfig, load_config, preset_names
 from targets.streams.lowering import lower_to_streams
 from targets.streams.model import HostCall, NpuModel, model_of
 from targets.streams.running import ModelTiming, run_model, time_model
+from tests.op_cases import OpCase
 
 
 @st.composite
@@ -37,6 +42,33 @@ def configurations(draw: st.DrawFn) -> NpuConfig:
     )
     sram = replace(config.sram, size_bytes=draw(st.sampled_from([1024, 1 << 20])))
     return replace(config, name="drawn", scratchpad=pads, sram=sram, cores=draw(st.integers(1, 3)))
+
+
+def graph_of(case: OpCase) -> tuple[Graph, dict[str, Array]]:
+    """The operator alone, and its inputs. No port has packed bits: they are made of codes and become such."""
+    graph, inputs, values = Graph("one"), dict[str, Array](), list[Value]()
+
+    def changed(x: Value, to: QuantizedType, name: str) -> Value:
+        return graph.append(Requantize(to), [x], Location((name,)), [name])[0]
+
+    for i, (type_, array) in enumerate(zip(case.types, case.arrays, strict=True)):
+        if i in case.constants:
+            values.append(graph.constant(array, type_, Location(()), f"c{i}"))
+            continue
+        inputs[f"x{i}"] = array
+        bits = type_.element is ElementType.B1
+        x = graph.add_input(f"x{i}", widened(type_) if bits else type_)
+        values.append(changed(x, type_.codes, f"b{i}") if bits else x)
+    for y in graph.append(case.op, values, Location(("op",)), ["y"]):
+        bits = y.type.element is ElementType.B1
+        graph.outputs.append(changed(y, widened(y.type).codes, "z") if bits else y)
+    return graph, inputs
+
+
+def has_semaphores(graph: Graph, config: NpuConfig) -> bool:
+    """Where layers follow each other, LOAD and STORE of three cores are more pairs than there are semaphores
+    between cores (sim.tokens says so); one layer needs none."""
+    return config.cores <= 2 or len(graph.nodes) == 1
 
 
 def check_exact(graph: Graph, config: NpuConfig, inputs: Mapping[str, Array]) -> NpuModel:

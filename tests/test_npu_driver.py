@@ -26,10 +26,14 @@ from compiler.interpreter import run, run_node
 from compiler.ir.diagnostics import Location
 from compiler.ir.graph import Graph
 from compiler.ir.printer import graph_text
-from compiler.ir.types import f32
+from compiler.ir.types import TensorType, f32, quantized
 from compiler.lowering.cache import Cache
+from compiler.numerics.element import ElementType
+from compiler.numerics.quantization import Quantization, QuantizedType
+from compiler.ops.edge import Dequantize, Quantize, Requantize
 from compiler.ops.elementwise import Div
 from compiler.ops.slicing import Concat
+from schedules.bits import pack_bits, unpack_bits
 from sim.config import NpuConfig, load_config
 from sim.device import Device, DeviceError, Layout, Register, Status
 from targets.library.toolchain import Toolchain
@@ -116,12 +120,23 @@ class Driven:
         n = node_of(self.model.graph, step.value)
         operands: list[NDArray[Any]] = []
         for value in n.inputs:
-            dtype, count = value.type.element.dtype, int(np.prod(value.type.shape))
-            data = stream.read(count * dtype.itemsize)
-            operands.append(np.frombuffer(data, dtype).reshape(value.type.shape))
+            operands.append(_read(value.type, stream))
             if value.constant is not None:
                 np.testing.assert_array_equal(operands[-1], value.constant)
-        return b"".join(np.ascontiguousarray(a).tobytes() for a in run_node(n, operands))
+        results = zip(n.outputs, run_node(n, operands), strict=True)
+        return b"".join(_stored(value.type, a).tobytes() for value, a in results)
+
+
+def _read(type_: TensorType, stream: Any) -> NDArray[Any]:
+    element = type_.element
+    data = stream.read(element.stored_bytes(type_.shape))
+    bits, shape = element is ElementType.B1, element.stored_shape(type_.shape)
+    array = np.frombuffer(data, np.uint8 if bits else element.dtype).reshape(shape)
+    return unpack_bits(array, type_.shape[-1]) if bits else array
+
+
+def _stored(type_: TensorType, array: NDArray[Any]) -> NDArray[Any]:
+    return pack_bits(array) if type_.element is ElementType.B1 else np.ascontiguousarray(array)
 
 
 @contextmanager
@@ -238,6 +253,35 @@ def test_copies_are_the_drivers_own(tmp_path: Path) -> None:
     outcome = driven.run(idle(tmp_path / "device", config), inputs)
     assert outcome.status == OK
     np.testing.assert_array_equal(outcome.outputs[0], run(graph, inputs)["w"])
+
+
+def test_the_callback_gets_and_gives_packed_bits(tmp_path: Path) -> None:
+    """Signs that the host makes of floats and the NPU widens, and signs of the NPU for the host."""
+    graph, shape = Graph("m"), (2, 3, 12)
+    signs, codes = (
+        QuantizedType(e, Quantization((0.5,), z)) for e, z in ((ElementType.B1, 0), (ElementType.I8, 3))
+    )
+    a, b = graph.add_input("a", f32(*shape)), graph.add_input("b", quantized(shape, codes))
+    (s,) = graph.append(Quantize(signs), [a], Location(("signs",)), ["s"])
+    graph.outputs += graph.append(Requantize(codes), [s], Location(("widened",)), ["y"])
+    (t,) = graph.append(Requantize(signs), [b], Location(("cut",)), ["t"])
+    graph.outputs += graph.append(Dequantize(), [t], Location(("real",)), ["z"])
+    build = NpuTarget("npu/npu-256", load_config("npu-256")).build(graph, no_progress)
+    text = {"m.ir.gz": gzip.compress(graph_text(graph).encode())}
+    build.emit("m", tmp_path / "out", text, build.facts, Cache(None), no_progress)
+    driven = Driven.of(tmp_path / "out")
+    assert 'quantize "s"' in (tmp_path / "out" / "m_driver.h").read_text()
+    rng = np.random.default_rng(0)
+    inputs = {
+        "a": rng.normal(size=shape).astype(np.float32),
+        "b": rng.integers(-128, 128, shape).astype(np.int8),
+    }
+    expected = run(graph, inputs)
+    with served(tmp_path / "device", "npu-256") as device:
+        outcome = driven.run(device, inputs)
+    assert outcome.status == OK, outcome
+    for value, found in zip(graph.outputs, outcome.outputs, strict=True):
+        np.testing.assert_array_equal(found, expected[value.name])
 
 
 def test_the_network_has_every_kind_of_step(driven: Driven) -> None:

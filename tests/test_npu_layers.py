@@ -3,43 +3,32 @@ machines with little memory."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compiler.ir.diagnostics import Location
-from compiler.ir.graph import Graph
-from compiler.numerics.element import Array
+from compiler.numerics.element import ElementType
+from compiler.ops.accumulation import spread
+from compiler.ops.matmul import MatMul
 from compiler.ops.reduction import Mean, ReduceMax
+from compiler.ops.resize import ResizeBilinear
 from sim.config import NpuConfig, load_config, preset_names
 from targets.streams.model import HostCall
-from tests.npu_networks import check_exact, configurations
+from tests.npu_networks import check_exact, configurations, graph_of
 from tests.op_cases import OpCase, activations, all_cases, code_types
 
+I8 = ElementType.I8
 ANY = settings(deadline=None, suppress_health_check=list(HealthCheck))
 CASES = all_cases()
 # What the NPU takes whatever the case.
 ALWAYS = (
     *("transpose", "broadcast", "slice", "gather", "pad", "concat", "resize_nearest"),
     *("add", "sub", "mul", "minimum", "maximum", "clip", "prelu"),
-    *("max_pool2d", "average_pool2d", "mean", "reduce_max"),
+    *("max_pool2d", "average_pool2d", "mean", "reduce_max", "requantize"),
 )
 # What it takes where the core's memories hold a tile and the tables.
-WHERE_IT_FITS = ("unary", "softmax")
-
-
-def graph_of(case: OpCase) -> tuple[Graph, dict[str, Array]]:
-    """The operator alone, and its inputs."""
-    graph, inputs = Graph("one"), dict[str, Array]()
-    values = [
-        graph.constant(a, t, Location(()), f"c{i}") if i in case.constants else graph.add_input(f"x{i}", t)
-        for i, (t, a) in enumerate(zip(case.types, case.arrays, strict=True))
-    ]
-    for i, array in enumerate(case.arrays):
-        if i not in case.constants:
-            inputs[f"x{i}"] = array
-    graph.outputs += graph.append(case.op, values, Location(("op",)), ["y"])
-    return graph, inputs
+WHERE_IT_FITS = ("unary", "softmax", "conv2d", "dense")
 
 
 def check_case(case: OpCase, config: NpuConfig) -> list[HostCall]:
@@ -68,6 +57,65 @@ def test_a_preset_takes_every_case(mnemonic: str, preset: str, data: st.DataObje
 @given(st.data(), configurations())
 def test_little_memory_is_exact_or_refused(mnemonic: str, data: st.DataObject, config: NpuConfig) -> None:
     check_case(data.draw(CASES[mnemonic]), config)
+
+
+def passes_32_bits(case: OpCase) -> bool:
+    """Whether the worst sum does."""
+    spreads = [spread(t.element) for t in case.types]
+    if not isinstance(case.op, MatMul):
+        return case.types[0].element is ElementType.I16
+    depth = case.types[0].shape[-2 if case.op.transpose_a else -1]
+    return depth * spreads[0] * spreads[1] >= 1 << 31
+
+
+@pytest.mark.parametrize("mnemonic", ["matmul", "resize_bilinear"])
+@settings(ANY, max_examples=25)
+@given(st.data(), configurations())
+def test_the_npu_takes_all_but_wide_sums(mnemonic: str, data: st.DataObject, config: NpuConfig) -> None:
+    case = data.draw(CASES[mnemonic])
+    assert bool(check_case(case, config)) == passes_32_bits(case)
+
+
+@st.composite
+def large_matrices(draw: st.DrawFn) -> OpCase:
+    """Cut into tiles of every axis."""
+    m, k, n = (draw(st.integers(1, 150)) for _ in range(3))
+    batch = draw(st.sampled_from([(), (2,), (3, 1), (2, 2)]))
+    transpose_a, transpose_b = draw(st.tuples(st.booleans(), st.booleans()))
+    narrow, either = (I8,), (I8, ElementType.I16) if k <= 128 else (I8,)
+    elements = draw(st.permutations((narrow, either)))
+    shapes = (k, m) if transpose_a else (m, k), (n, k) if transpose_b else (k, n)
+    leading = batch, draw(st.sampled_from([batch, (), (1,) * len(batch)]))
+    operands = [draw(activations((*b, *s), e)) for b, s, e in zip(leading, shapes, elements, strict=True)]
+    op = MatMul(transpose_a, transpose_b, draw(st.sampled_from([1.0, 0.01])), None, draw(code_types()))
+    types, arrays = zip(*operands, strict=True)
+    return OpCase(op, types, arrays, draw(st.sampled_from([frozenset[int](), frozenset({1})])))
+
+
+@settings(ANY, max_examples=40)
+@given(large_matrices(), configurations())
+def test_large_matrices_are_exact(case: OpCase, config: NpuConfig) -> None:
+    assert not check_case(case, config)
+
+
+@st.composite
+def large_resizes(draw: st.DrawFn) -> OpCase:
+    """To more and to fewer pixels, in even steps as networks have them."""
+    x_type, x = draw(
+        activations((draw(st.integers(1, 2)), *(draw(st.integers(1, n)) for n in (20, 20, 40))), (I8,))
+    )
+    places: list[tuple[float, ...]] = []
+    for extent in x.shape[1:3]:
+        size = draw(st.sampled_from([extent, 2 * extent, 4 * extent, draw(st.integers(1, 30))]))
+        at = (np.arange(size) + 0.5) * extent / size - 0.5
+        places.append(tuple(float(p) for p in np.clip(at, 0, extent - 1)))
+    return OpCase(ResizeBilinear(*places), (x_type,), (x,))
+
+
+@settings(ANY, max_examples=40)
+@given(large_resizes(), configurations())
+def test_large_resizes_are_exact(case: OpCase, config: NpuConfig) -> None:
+    assert not check_case(case, config)
 
 
 @st.composite

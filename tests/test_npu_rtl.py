@@ -9,11 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compiler.ir.op import Op
+from compiler.ir.types import TensorType, quantized
 from compiler.numerics.convolve import Window, integer_convolve
+from compiler.numerics.element import Array, ElementType
 from compiler.numerics.fixed_point import requantize
+from compiler.numerics.quantization import Quantization, QuantizedType
+from compiler.ops.contraction import bias_type
+from compiler.ops.convolution import Conv2D
+from compiler.ops.matmul import MatMul
+from compiler.ops.resize import ResizeBilinear
 from sim.config import PRESETS, NpuConfig, config_from, load_config
 from sim.parameters import unpack_parameters
-from sim.programs.random import KINDS, random_program
+from sim.programs.random import KINDS, RandomProgram, random_program
 from sim.programs.schedules import KERNEL, PAD, layer_program, schedules
 from sim.programs.writer import OUTPUTS_AT, PARAMETERS_AT
 from sim.rtl_model import RtlError, build, header, run_programs
@@ -29,7 +37,11 @@ from sim.validate import (
     layer_cases,
     main,
 )
+from targets.streams.lowering import lower_to_streams
+from targets.streams.model import StreamCall, model_of
 from tests.npu_core import CONFIG
+from tests.npu_networks import graph_of
+from tests.op_cases import OpCase
 
 needs_verilator = pytest.mark.skipif(
     shutil.which("verilator") is None or shutil.which("g++") is None,
@@ -52,6 +64,44 @@ def _hold(found: list[Comparison]) -> None:
 @needs_verilator
 def test_cycles_and_memories_of_all_kinds_of_work(folder: Path) -> None:
     _hold(compare(CONFIG, [random_program(k, 70_000 + s, CONFIG) for k in KINDS for s in range(4)], folder))
+
+
+def _codes(shape: tuple[int, ...], element: ElementType, zero: int) -> tuple[TensorType, Array]:
+    """A type of these zero points; the contents do not matter here."""
+    type_ = quantized(shape, QuantizedType(element, Quantization((0.02,), zero)))
+    return type_, np.ones(shape, element.dtype)
+
+
+def _layer(name: str, op: Op, *operands: tuple[TensorType, Array], constants: int = 0) -> RandomProgram:
+    """What the compiler writes for one operator, whose last operands are constant."""
+    types, arrays = zip(*operands, strict=True)
+    last = range(len(operands) - constants, len(operands))
+    graph, _ = graph_of(OpCase(op, types, arrays, frozenset(last)))
+    model = model_of(lower_to_streams(graph, CONFIG), "one")
+    (step,) = model.steps
+    assert isinstance(step, StreamCall)
+    sram = np.random.default_rng(0).integers(0, 256, 1 << 15, np.uint8)
+    return RandomProgram(name, step.program, sram, model.constants)
+
+
+@needs_verilator
+def test_layers_of_two_activations_and_of_bits(folder: Path) -> None:
+    """Zero points of weights at both ends, transposed operands, sums of 32 bits, packed bits."""
+    i8, i16, b1 = ElementType.I8, ElementType.I16, ElementType.B1
+    to = QuantizedType(i8, Quantization((0.5,), -3))
+    low, high = _codes((2, 30, 20), i8, -128), _codes((2, 20, 37), i8, 127)
+    weight = quantized((21, 3, 3, 40), QuantizedType(b1, Quantization((0.1,))))
+    signs = _codes((1, 6, 7, 40), b1, 0)
+    codes = np.random.default_rng(1).choice([-1, 1], weight.shape).astype(np.int8)
+    bias = bias_type(signs[0], weight), np.arange(-10, 11, dtype=np.int32)
+    ones, places = QuantizedType(b1, Quantization((1.0,))), tuple(n / 4 for n in range(13))
+    cases = [
+        _layer("matrices", MatMul(to=to), low, high),
+        _layer("transposed", MatMul(True, True, to=to), _codes((20, 30), i16, 5), _codes((37, 20), i8, -128)),
+        _layer("resize", ResizeBilinear(places, places), _codes((1, 5, 4, 19), i8, 0)),
+        _layer("bits", Conv2D(pads=(1, 1, 1, 1), to=ones), signs, (weight, codes), bias, constants=2),
+    ]
+    _hold(compare(CONFIG, cases, folder))
 
 
 @needs_verilator

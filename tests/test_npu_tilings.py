@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from compiler.ir.graph import Graph
@@ -14,14 +14,18 @@ from compiler.lowering.program import kernel_calls
 from compiler.lowering.storage import place_values
 from compiler.numerics.element import ElementType
 from schedules import npu_search
+from schedules.npu_matrix import MatrixProduct
+from schedules.npu_matrix_tiling import MatrixTiling, matrix_tilings
 from schedules.npu_mechanisms import Mechanisms
 from schedules.npu_search import candidate_tilings, choose_tiling, trial
 from schedules.npu_space import tiling_space, with_two_engines
 from schedules.npu_tiling import Fold, Shape, Tiling, folds_of
 from sim.config import NpuConfig, load_config
-from targets.streams import layers
-from tests.npu_networks import check_exact
+from targets.streams import layers, matrices
+from tests.npu_networks import check_exact, graph_of, has_semaphores
+from tests.op_cases import OpCase
 from tests.random_graphs import random_arrays
+from tests.test_npu_layers import large_matrices
 from tests.test_npu_networks import configurations, convolutions
 
 ANY = settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -48,6 +52,7 @@ def check_tiling(graph: Graph, config: NpuConfig, number: int, seed: int, fold: 
             space = space.where(space.fold == fold)
         return space.tiling(number % len(space)) if len(space) else None
 
+    assume(has_semaphores(graph, config))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers, "choose_tiling", drawn)
         check_exact(graph, config, random_arrays(graph, seed))
@@ -75,12 +80,42 @@ def test_folded_kernels_are_exact(
     """Few channels, pads on all sides, strides, slices of wider pixels (groups), dilated rows."""
 
     def folds(graph: Graph) -> bool:
-        (form,) = (c.lowered.form for c in kernel_calls(graph, place_values(graph)))
-        assert isinstance(form, Convolution)
+        forms = (c.lowered.form for c in kernel_calls(graph, place_values(graph)))
+        (form,) = (f for f in forms if isinstance(f, Convolution))
         return fold in folds_of(form, config.mac.reduction_lanes(form.input.bits))
 
     graph = data.draw(convolutions(most_inputs=6).filter(folds))
     check_tiling(graph, config, number, seed, fold)
+
+
+@settings(ANY, max_examples=25)
+@given(large_matrices(), configurations(), st.booleans(), st.integers(0, 1 << 30))
+def test_any_tiling_of_matrices_is_exact(
+    case: OpCase, config: NpuConfig, exchanged: bool, number: int
+) -> None:
+    """Whichever operand takes the place of weights."""
+
+    def drawn(p: MatrixProduct, of: NpuConfig, _mechanisms: Mechanisms) -> tuple[MatrixProduct, MatrixTiling]:
+        parts = [q.merged for q in (p, p.exchanged) if q.right.element is I8]
+        turned = parts[exchanged % len(parts)]
+        tilings = matrix_tilings(turned, of)
+        return turned, tilings[number % len(tilings)]
+
+    graph, inputs = graph_of(case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matrices, "choose_matrix_tiling", drawn)
+        check_exact(graph, config, inputs)
+
+
+def test_bits_take_blocks_that_the_accumulators_take_in_a_cycle() -> None:
+    """All 64 lanes would leave no room for a second block: weights would come again for each tile."""
+    config = load_config("npu-256")
+    b1 = ElementType.B1
+    form = Convolution(1, 14, 14, 256, 14, 14, 256, 3, 3, b1, b1, b1, pad=(1, 1))
+    chosen = choose_tiling(Shape(form, False, False), config)
+    assert chosen is not None and chosen.outputs == config.mac.accumulator_port_bits // 32
+    bytes_of_weights = form.out_channels * form.taps // 8
+    assert trial(chosen, Shape(form, False, False), config).cycles < 1.4 * bytes_of_weights
 
 
 def test_folds_are_those_that_save_steps_of_the_array() -> None:

@@ -73,11 +73,15 @@ class ElementType(Enum):
         return self.bits
 
     def stored_bytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of an activation of this shape in memory: an element of `dtype` each. Bits are packed along
-        the last axis, whose rows take whole bytes."""
+        """Bytes of an activation of this shape in memory."""
+        return math.prod(self.stored_shape(shape)) * self.dtype.itemsize
+
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of an activation in memory: an element of `dtype` each. Bits are packed along the last axis, whose
+        rows take whole bytes."""
         if self is not ElementType.B1 or not shape:
-            return math.prod(shape) * self.dtype.itemsize
-        return math.prod(shape[:-1]) * -(-shape[-1] // 8)
+            return shape
+        return (*shape[:-1], -(-shape[-1] // 8))
 
     def bytes_for(self, count: int) -> int:
         """Bytes that `count` packed elements take."""

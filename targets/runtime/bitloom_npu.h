@@ -66,8 +66,9 @@ enum bl_npu_result {
     bl_npu_host_failed = 10    /* the callback did not return 0: failed_step says which */
 };
 
-/* An array. element: "f32", "i8", "i16", "i32" or "b1" (a byte that holds -1 or 1), of `bytes` bytes each. strides: in
- * elements. data: the first element; of a result, to be written. */
+/* An array. element: "f32", "i8", "i16" or "i32", of `bytes` bytes each, or "b1": bytes of eight, the first in the
+ * lowest bit, 1 for +1 and 0 for -1; the last extent counts these bytes. strides: in elements. data: the first element;
+ * of a result, to be written. */
 struct bl_npu_operand {
     const char *name, *element;
     void *data;

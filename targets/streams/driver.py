@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from compiler.ir.graph import Value
+from compiler.ir.graph import Node, Value
 from compiler.lowering.storage import dense_strides
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.quantization import QuantizedType, reciprocal_scale
 from compiler.ops.edge import Dequantize, Quantize
 from compiler.report import short_type
+from schedules.bits import pack_bits
 from sim.device import config_digest
 from sim.stream import INSTRUCTION_BYTES
 from targets.library.header import comment_text
@@ -89,11 +90,11 @@ class _Tables:
             return self._host("copy", texts, operands, 1, "0, 0, 0, 0")
         operands = [self.value(v) for v in (*node.inputs, *node.outputs)]
         kind, numbers = "on_host", "0, 0, 0, 0"
-        x, y = node.inputs[0] if node.inputs else node.output, node.outputs[0]
-        if isinstance(node.op, Quantize) and y.type.element in _CODES:
+        if _converts(node) and isinstance(node.op, Quantize):
             kind, numbers = "quantize", _numbers(reciprocal_scale(node.op.to.scale), node.op.to)
-        elif isinstance(node.op, Dequantize) and x.type.element in _CODES:
-            kind, numbers = "dequantize", _numbers(np.float32(x.type.codes.scale), x.type.codes)
+        elif _converts(node):
+            of = node.inputs[0].type.codes
+            kind, numbers = "dequantize", _numbers(np.float32(of.scale), of)
         return self._host(kind, texts, operands, len(node.inputs), numbers)
 
     def value(self, value: Value) -> int:
@@ -109,16 +110,18 @@ class _Tables:
     def _constant(self, value: Value) -> int:
         assert value.constant is not None
         name = f"constant_{len(self.values)}"
+        bits = value.type.element is ElementType.B1
         data = np.ascontiguousarray(value.constant, value.type.element.dtype)
+        data = pack_bits(data) if bits else data
         self.arrays += _bytes(name, data.reshape(-1).view(np.uint8))
         return self._add(value, None, f"in_constants, 0, {name}")
 
     def _add(self, value: Value, strides: Sequence[int] | None, place: str) -> int:
-        shape, number = value.type.shape, len(self.values)
+        number, element = len(self.values), value.type.element
+        shape = element.stored_shape(value.type.shape)
         steps = dense_strides(shape) if strides is None else strides
         self.arrays.append(f"static const uint32_t shape_{number}[] = {{{_numbered(shape)}}};")
         self.arrays.append(f"static const int32_t strides_{number}[] = {{{_numbered(steps)}}};")
-        element = value.type.element
         kind = f"{_string(value.name)}, {_string(element.value)}, {element.dtype.itemsize}, {len(shape)}"
         self.values.append(f"{{{kind}, shape_{number}, strides_{number}, {place}}}")
         return number
@@ -140,6 +143,17 @@ class _Tables:
         self.arrays.append(f"static const struct stream {name}[] = {{{', '.join(found)}}};")
         first = step.layers[0].value
         return f'{{on_device, {_string(first)}, "", "", "", {name}, NULL, 0, 0, 0, 0, 0, 0}}'
+
+
+def _converts(node: Node) -> bool:
+    """Whether it is a quantize or dequantize that the driver does itself."""
+    match node.op:
+        case Quantize():
+            return node.output.type.element in _CODES
+        case Dequantize():
+            return node.inputs[0].type.element in _CODES
+        case _:
+            return False
 
 
 def _network(model: NpuModel, commands: bytes) -> Iterator[str]:
@@ -212,7 +226,7 @@ def _host_steps(model: NpuModel) -> str:
         if not isinstance(step, HostCall) or step.target is not None:
             continue
         node = node_of(model.graph, step.value)
-        if not isinstance(node.op, Quantize | Dequantize):
+        if not _converts(node):
             said = f'{node.op.mnemonic} "{step.value}": {step.reason}'
             found.append(f" *   step {index}: {comment_text(said)}")
     return "\n".join(found) or " *   none"

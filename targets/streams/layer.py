@@ -55,8 +55,10 @@ def item_bytes(value: Value) -> int:
 
 
 def strides_at(value: Value, place: Place) -> tuple[int, ...]:
-    """Bytes between neighbours along each axis of a value that lies at `place`."""
-    return tuple(s * item_bytes(value) for s in place.strides or dense_strides(value.type.shape))
+    """Bytes between neighbours along each axis of a value that lies at `place`; along the last one of bits,
+    between the bytes that hold them."""
+    shape = value.type.element.stored_shape(value.type.shape)
+    return tuple(s * item_bytes(value) for s in place.strides or dense_strides(shape))
 
 
 def source(value: Value, memory: Memory) -> tuple[Address, tuple[int, ...]]:

@@ -9,12 +9,15 @@ import numpy as np
 
 from compiler.loops.form import Convolution
 from compiler.lowering.program import KernelCall
-from compiler.numerics.element import Array
+from compiler.numerics.element import Array, ElementType
 from compiler.ops.edge import Requantize
+from compiler.ops.matmul import MatMul
 from compiler.ops.pooling import AveragePool2D, MaxPool2D
 from compiler.ops.reduction import Mean, ReduceMax
+from compiler.ops.resize import ResizeBilinear
 from schedules.npu_blocks import pack_channel_parameters, pack_weights, weight_ratio
 from schedules.npu_emit import Blob, Emitter
+from schedules.npu_finish import SIGN_ZERO
 from schedules.npu_product import Product, emit_product
 from schedules.npu_search import choose_tiling
 from schedules.npu_tiling import Shape, waits_for_weights
@@ -22,9 +25,11 @@ from sim.compression import deflate
 from targets.streams import rules
 from targets.streams.layer import Layer, Memory
 from targets.streams.mapped import MapLayer, RequantizeLayer, maps
+from targets.streams.matrices import MatrixLayer
 from targets.streams.moves import MoveLayer, moves
 from targets.streams.pools import PoolLayer
 from targets.streams.reductions import ReduceLayer
+from targets.streams.resizes import ResizeLayer
 from targets.streams.rules import Rule
 
 
@@ -39,6 +44,10 @@ def layer_of(call: KernelCall) -> Layer | None:
             return PoolLayer()
         case Mean() | ReduceMax():
             return ReduceLayer()
+        case MatMul():
+            return MatrixLayer()
+        case ResizeBilinear():
+            return ResizeLayer()
         case Requantize():
             return RequantizeLayer()
         case _ if maps(call):
@@ -74,8 +83,10 @@ class ProductLayer:
             for key, packed in pack_weights(form, tiling, constants["weight"], e.config)
         }
         zero_in, zero_out, low, high = (int(n) for n in constants["parameters"])
-        if not form.requantizes:
+        if form.output is ElementType.I32:
             zero_out, low, high = 0, 0, 0  # unused: results are the accumulators
+        elif form.output is ElementType.B1:
+            zero_out = SIGN_ZERO
         parameters = memory.constant(pack_channel_parameters(form, constants))
         emit_product(
             e, Product(form, tiling, image, result, weights, parameters, zero_in, zero_out, low, high)

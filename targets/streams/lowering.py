@@ -12,7 +12,7 @@ from compiler.ir.graph import Graph, Value
 from compiler.lowering.memory_plan import Lifetime, MemoryPlan, plan_memory
 from compiler.lowering.program import KernelCall, kernel_calls
 from compiler.lowering.storage import Place, StorageBuffer, place_values
-from compiler.numerics.element import Array, ElementType
+from compiler.numerics.element import Array
 from schedules.npu_demands import Written
 from schedules.npu_dispatch import as_written, in_order_of_start
 from schedules.npu_emit import Address, Emitter
@@ -171,9 +171,7 @@ def _place(planned: list[Planned], places: Mapping[Value, Place], config: NpuCon
         first = 0 if buffer.input_port is not None else first
         last = len(planned) if buffer.output_port is not None else last
         spans[buffer] = (first, last, device)
-    # The host keeps an element of one bit in a byte, where libraries pack eight of them into it.
-    bits = {place.buffer for value, place in places.items() if value.type.element is ElementType.B1}
-    sizes = {b: max(1, b.size * (8 if b in bits else 1)) for b in spans}
+    sizes = {b: max(1, b.size) for b in spans}
     inside = [b for b, (_, _, device) in spans.items() if device]
     spilled: list[StorageBuffer] = []
     while (sram := _planned(inside, spans, sizes)).arena_bytes > config.sram.size_bytes:

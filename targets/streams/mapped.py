@@ -17,7 +17,7 @@ from compiler.ops.extremes import Maximum, Minimum
 from compiler.ops.softmax import Softmax
 from compiler.ops.unary import Unary
 from schedules.npu_emit import Blob, Emitter
-from schedules.npu_finish import Finish
+from schedules.npu_finish import SIGN_ZERO, Finish
 from schedules.npu_functions import Arithmetic, Probabilities, Slopes, Table
 from schedules.npu_map import Function, Mapped, Operand, emit_mapped, fits
 from sim.config import NpuConfig
@@ -25,7 +25,7 @@ from sim.isa import Binary
 from targets.streams.layer import NOWHERE, Memory, source, strides_at
 from targets.streams.rules import Rule, has_codes, has_no_floats, requantizes_codes
 
-I8, I16 = ElementType.I8, ElementType.I16
+B1, I8, I16 = ElementType.B1, ElementType.I8, ElementType.I16
 
 
 def maps(call: KernelCall) -> bool:
@@ -72,7 +72,7 @@ class MapLayer:
 
 @dataclass(frozen=True, slots=True)
 class RequantizeLayer(MapLayer):
-    """Codes, or accumulators of one scale, to codes of another scale."""
+    """Codes, or accumulators of one scale, to codes of another scale, or to their signs."""
 
     rules: ClassVar[tuple[Rule, ...]] = (requantizes_codes, has_row)
 
@@ -110,7 +110,11 @@ def _function(call: KernelCall, memory: Memory) -> tuple[Function, tuple[int, ..
             return Arithmetic(Binary.MUL, finish), (zero_a, zero_b)
         case Requantize():
             zero_in, factor, shift, zero, low, high = numbers
-            return Arithmetic(Binary.RESCALE, Finish(element, factor, 0, shift, zero, low, high)), (zero_in,)
+            finish = Finish(element, factor, 0, shift, zero, low, high)
+            if element is B1:
+                finish = Finish(B1, zero_out=SIGN_ZERO, low=low, high=high)
+            bits = B1 in (element, call.node.inputs[0].type.element)
+            return Arithmetic(Binary.RESCALE, finish, by_rows=bits), (zero_in,)
         case Minimum() | Maximum():
             function = Binary.MIN if isinstance(op, Minimum) else Binary.MAX
             return Arithmetic(function, Finish(element)), (0, 0)

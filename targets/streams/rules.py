@@ -12,6 +12,7 @@ from schedules.npu_tiling import Shape
 from sim.config import NpuConfig
 
 Rule = Callable[[KernelCall, NpuConfig], bool]
+B1, I32 = ElementType.B1, ElementType.I32
 _CODES = (ElementType.I8, ElementType.I16)
 
 
@@ -21,9 +22,9 @@ def has_codes(call: KernelCall, config: NpuConfig) -> bool:
 
 
 def requantizes_codes(call: KernelCall, config: NpuConfig) -> bool:
-    """operands must be codes of 8 or 16 bits or accumulators, results codes of 8 or 16 bits"""
+    """operands must be codes of 1, 8 or 16 bits or accumulators, results codes of 1, 8 or 16 bits"""
     x, y = call.node.inputs[0], call.node.output
-    return x.type.element in (*_CODES, ElementType.I32) and y.type.element in _CODES
+    return x.type.element in (*_CODES, B1, I32) and y.type.element in (*_CODES, B1)
 
 
 def has_no_floats(call: KernelCall, config: NpuConfig) -> bool:
@@ -34,14 +35,14 @@ def has_no_floats(call: KernelCall, config: NpuConfig) -> bool:
 def has_integers(call: KernelCall, config: NpuConfig) -> bool:
     """elements must be codes of 8 or 16 bits, or accumulators"""
     moved = [*call.node.inputs, *call.node.outputs]
-    return all(v.type.element in (*_CODES, ElementType.I32) for v in moved)
+    return all(v.type.element in (*_CODES, I32) for v in moved)
 
 
 def has_product_types(call: KernelCall, config: NpuConfig) -> bool:
-    """activations must have 8 or 16 bits, results 8, 16 or 32"""
+    """activations must have 1, 8 or 16 bits, results 1, 8, 16 or 32"""
     form = call.lowered.form
     assert isinstance(form, Convolution)
-    return form.input in _CODES and form.output in (*_CODES, ElementType.I32)
+    return form.input in (*_CODES, B1) and form.output in (*_CODES, B1, I32)
 
 
 def has_small_window(call: KernelCall, config: NpuConfig) -> bool:

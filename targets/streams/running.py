@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compiler.numerics.element import Array
+from compiler.numerics.element import Array, ElementType
+from schedules.bits import pack_bits, unpack_bits
 from sim.checker import check
 from sim.functional.core import Core, External
 from sim.functional.execute import execute
@@ -68,16 +69,21 @@ class _Machine:
         value = self.values[name]
         if value.constant is not None:
             return value.constant
-        return self._view(value.type, self.model.locations[name]).copy()
+        view = self._view(value.type, self.model.locations[name])
+        return unpack_bits(view, value.type.shape[-1]) if _is_packed(value.type) else view.copy()
 
     def write(self, name: str, array: Array) -> None:
         type_ = self.values[name].type
-        self._view(type_, self.model.locations[name])[...] = array.reshape(type_.shape)
+        codes = array.reshape(type_.shape)
+        stored = pack_bits(codes) if _is_packed(type_) else codes
+        self._view(type_, self.model.locations[name])[...] = stored
 
     def _view(self, type_: TensorType, at: Location) -> Array:
-        dtype = type_.element.dtype
+        """As it is stored."""
+        dtype = np.dtype(np.uint8) if _is_packed(type_) else type_.element.dtype
         strides = None if at.strides is None else tuple(s * dtype.itemsize for s in at.strides)
-        return np.ndarray(type_.shape, dtype, self.memories[at.memory].data, at.byte, strides)
+        shape = type_.element.stored_shape(type_.shape)
+        return np.ndarray(shape, dtype, self.memories[at.memory].data, at.byte, strides)
 
     def host(self, step: HostCall, observe: Observe) -> None:
         if step.source is not None and step.target is not None:
@@ -102,6 +108,10 @@ class _Machine:
             execute(cores, self.external, decoded, order)
             if layer.whole:
                 observe(layer.value, self.read(layer.value))
+
+
+def _is_packed(type_: TensorType) -> bool:
+    return type_.element is ElementType.B1
 
 
 @dataclass(frozen=True, slots=True)
