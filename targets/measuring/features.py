@@ -20,6 +20,7 @@ _SILENCE_S = 10.0
 _WORD = "features"
 
 _SOURCE = """\
+#define _GNU_SOURCE
 #include "bitloom_cpu.h"
 
 #include <stdio.h>
