@@ -189,18 +189,18 @@ def kill_at_random(folder: Path, victims: list[str], seed: int) -> None:
         for number, victim in enumerate(victims):
             _wait_for_records(folder, 1, process)
             time.sleep(rng.uniform(0.5, 8.0))
-            if process.poll() is not None:  # it was done before: there is more to do
-                assert process.returncode == 0, process.communicate()
-                trials += 40
+            if process.poll() is not None:
+                trials += 0 if _result(process) is None else 40
                 process = started(folder, *command, str(trials))
             process = _kill(made, victim, rng, process, folder, [*command, str(trials)])
             after = _readable(folder)
             assert after[: len(kept)] == kept, f"kill {number} ({victim}) lost records"
             kept = after
-        stdout, stderr = process.communicate(timeout=1800)
+        while (result := _result(process)) is None:
+            made.wait_for(2)
+            process = started(folder, *command, str(trials))
     finally:
         made.stop()
-    assert process.returncode == 0, stderr
     after = _readable(folder)
     assert after[: len(kept)] == kept
     measured = [r for r in after if r.verdict is None and r.outcome is not Outcome.LOST]
@@ -210,8 +210,19 @@ def kill_at_random(folder: Path, victims: list[str], seed: int) -> None:
     choices = {(r.subject, json.dumps(r.choice, sort_keys=True)) for r in measured}
     assert len(choices) == trials
     verdicts = {r.subject for r in after if r.verdict is not None}
-    assert len(verdicts) == len(json.loads(stdout)["kernels"])
+    assert len(verdicts) == len(json.loads(result)["kernels"])
     print(f"{len(victims)} kills, {trials} trials, {len(after)} records")
+
+
+def _result(process: subprocess.Popen[str]) -> str | None:
+    """What it prints when all is done. None where its tracker or boards were killed before it had found them:
+    then it says so in one message, and is to be started again."""
+    stdout, stderr = process.communicate(timeout=1800)
+    if process.returncode == 2:
+        assert stderr.startswith(("error: cannot reach the tracker", "error: the tracker", "error: board "))
+        return None
+    assert process.returncode == 0, stderr
+    return stdout
 
 
 def _kill(

@@ -73,7 +73,7 @@ def kernel_device(graph: Graph, place: Place, machine: CpuMachine, target: str) 
         patience_s=place.patience_seconds,
     )
     try:
-        check_boards(boards.links, machine, target)
+        check_boards(boards.links, machine, target, place.patience_seconds)
     except BaseException:
         boards.close()
         raise

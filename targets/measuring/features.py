@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,13 +38,16 @@ int main(void)
 """
 
 
-def check_boards(links: Iterable[Link], machine: CpuMachine, target: str) -> None:
-    """Whether boards can run a machine's kernels. Errors: BitloomError that names the board, what it lacks
-    and the targets that it can run, or why it was not to be asked."""
+def check_boards(links: Iterable[Link], machine: CpuMachine, target: str, patience_s: float) -> None:
+    """Whether boards can run a machine's kernels. patience_s: a board that is lost is tried again so long.
+
+    Errors: BitloomError that names the board, what it lacks and the targets that it can run, or why it was
+    not to be asked.
+    """
     program = _program(static_triple(machine))
     for name, link in {link.name: link for link in links}.items():
         try:
-            has = _features(link, program)
+            has = _features_in_time(link, program, patience_s)
         except RefusedError as error:
             raise BitloomError(
                 f'board {name} does not suit the target "{target}": {error}',
@@ -57,6 +61,17 @@ def check_boards(links: Iterable[Link], machine: CpuMachine, target: str) -> Non
                 f'board {name} does not suit the target "{target}": its CPU lacks {", ".join(lacking)}',
                 f"--target may be {', '.join(_suitable(machine, has))}",
             )
+
+
+def _features_in_time(link: Link, program: bytes, patience_s: float) -> frozenset[str]:
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return _features(link, program)
+        except LinkLostError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(min(2.0, patience_s / 10))
 
 
 def _features(link: Link, program: bytes) -> frozenset[str]:
