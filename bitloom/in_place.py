@@ -22,7 +22,6 @@ from bitloom.model import Model
 from bitloom.verification import random_inputs
 from compiler.ir.diagnostics import BitloomError
 from compiler.ir.graph import Graph
-from compiler.loops.form import Form
 from compiler.lowering.cache import Cache
 from compiler.lowering.kernel import structural_digest
 from compiler.numerics.element import Array
@@ -49,14 +48,18 @@ class Job:
 
 
 class InPlace:
-    """`Place` of a model on this computer. forms: of its kernels. objects: of kernels that are built."""
+    """`Place` of a model on this computer. spaces: of its kernels. objects: of kernels that are built."""
 
     def __init__(
-        self, graph: Graph, target: CpuTarget, forms: Sequence[Form], threads: int, objects: Cache
+        self,
+        graph: Graph,
+        target: CpuTarget,
+        spaces: Sequence[KernelSpace],
+        threads: int,
+        objects: Cache,
     ) -> None:
-        self._graph, self._target, self._forms = graph, target, tuple(forms)
+        self._graph, self._target, self._spaces = graph, target, tuple(spaces)
         self._threads, self._objects = threads, objects
-        self._spaces = [KernelSpace(form, target.machine) for form in self._forms]
         self._folder = Path(tempfile.mkdtemp(prefix="bitloom-tune-"))
         inputs = next(iter(random_inputs(graph, 1, 0)))
         np.savez(self._folder / _INPUTS, **dict[str, Any](inputs))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from compiler.ir.diagnostics import BitloomError
 
 if TYPE_CHECKING:
-    from targets.cpu import CpuTarget
+    from targets.tunable import TunableTarget
 
 
 def check_output(folder: Path) -> None:
@@ -31,21 +31,16 @@ def check_output(folder: Path) -> None:
         ) from error
 
 
-def tunable_target(name: str) -> CpuTarget:
-    """The target of a name, or of several with commas between, whose kernels can be measured here.
+def tunable_target(name: str) -> TunableTarget:
+    """The target of a name, or of several with commas between, of which the first one is tuned.
 
     Errors: BitloomError.
     """
-    from schedules.machines import runs_here
     from targets import target_named
-    from targets.cpu import CpuTarget
+    from targets.tunable import Tunable
 
     first, *others = name.split(",")
     chosen = target_named(first, others)
-    if not isinstance(chosen, CpuTarget):
+    if not isinstance(chosen, Tunable):
         raise BitloomError(f'target "{name}" has no kernels to tune', "CPUs have: see `bitloom targets`")
-    if not runs_here(chosen.machine):
-        raise BitloomError(
-            f'target "{name}" is {chosen.machine.name}, which this computer is not', "tune on such a computer"
-        )
     return chosen

@@ -3,53 +3,46 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bitloom.compiling import warn
 from bitloom.in_place import InPlace
 from bitloom.library_files import compiled_manifest
-from bitloom.loading import load
+from bitloom.loading import LoadError, RunError, load
 from bitloom.refusals import tunable_target
 from bitloom.verification import random_inputs, read_graph
 from compiler.driver import Progress, QuantizeOptions, import_float, no_progress, quantize_imported
 from compiler.ir.graph import Graph
-from compiler.loops.form import Form
 from compiler.lowering.cache import Cache, default_folder
-from compiler.lowering.machine import CpuMachine
-from compiler.lowering.program import kernel_calls
-from compiler.lowering.storage import place_values
 from compiler.numerics.element import Array
 from compiler.quantize.calibration_run import read_calibration
-from schedules.cpu import plan_kernel
+from schedules.tuning.measure import Device
 from schedules.tuning.records import records_folder
 from schedules.tuning.space import KernelSpace
 from schedules.tuning.tuner import Budget, Subject, Tuner
 from targets.cpu import CpuTarget
 from targets.measuring.host import HostDevice
+from targets.runners import RunnerError
+from targets.tunable import NotTimedError, Place
 
-Constants = Mapping[str, Array]
+if TYPE_CHECKING:
+    from targets.tunable import TunableTarget
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What there is to tune: the graph, and each form of its kernels with its constants and how often it
-    runs."""
+    """What there is to tune: a quantized graph for a target."""
 
     graph: Graph
-    target: CpuTarget
-    forms: Mapping[Form, tuple[Constants, int]]
-
-    def subjects(self, machine: CpuMachine) -> list[tuple[str, Subject[object], int]]:
-        """Name, space and count of each kernel."""
-        spaces = [(KernelSpace(form, machine), count) for form, (_, count) in self.forms.items()]
-        return [(plan_kernel(s.form, machine).symbol, s, count) for s, count in spaces]  # type: ignore[misc]
+    target: TunableTarget
 
 
 def work_of(
@@ -71,7 +64,7 @@ def work_of(
     else:
         chosen = tunable_target(target or "host")
         graph = _quantized(source, calibration, shapes, progress)
-    return Work(graph, chosen, _forms(graph))
+    return Work(graph, chosen)
 
 
 def _quantized(
@@ -88,21 +81,16 @@ def _quantized(
     return quantize_imported(imported, samples, QuantizeOptions(), progress=progress).graph
 
 
-def _forms(graph: Graph) -> dict[Form, tuple[Constants, int]]:
-    found: dict[Form, tuple[Constants, int]] = {}
-    for call in kernel_calls(graph, place_values(graph)):
-        form = call.lowered.form
-        constants, count = found.get(form, (call.lowered.constants, 0))
-        found[form] = (constants, count + 1)
-    return found
+def device_of(work: Work, place: Place) -> Device[Any]:
+    """What measures the work's candidates there. Errors: BitloomError."""
+    return work.target.device(work.graph, place)
 
 
 def tuner_of(
-    work: Work, device: HostDevice, budget: Budget, seed: int, say: Callable[[str], None] = warn
+    work: Work, device: Device[Any], budget: Budget, seed: int, say: Callable[[str], None] = warn
 ) -> Tuner:
-    """A tuner of all kernels of the work on this computer."""
-    subjects = work.subjects(work.target.machine)
-    place = InPlace(work.graph, work.target, tuple(work.forms), device.threads, device.objects)
+    """A tuner of all that the target can choose for the graph, on that device."""
+    subjects = work.target.subjects(work.graph)
     return Tuner(
         subjects,
         device,
@@ -110,14 +98,17 @@ def tuner_of(
         seed=seed,
         budget=budget,
         versions=versions(),
-        place=place,
+        place=_in_place(work, device, [subject for _, subject, _ in subjects]),
         warn=say,
     )
 
 
-def device_of(work: Work, threads: int) -> HostDevice:
-    """This computer, with the constants of the model."""
-    return HostDevice({form: constants for form, (constants, _) in work.forms.items()}, threads=threads)
+def _in_place(work: Work, device: Device[Any], subjects: Sequence[Subject[Any]]) -> InPlace | None:
+    """The model on this computer; None where kernels are measured elsewhere."""
+    spaces = [subject for subject in subjects if isinstance(subject, KernelSpace)]
+    if not isinstance(device, HostDevice) or not isinstance(work.target, CpuTarget):
+        return None
+    return InPlace(work.graph, work.target, spaces, device.threads, device.objects)
 
 
 def versions() -> dict[str, str]:
@@ -142,26 +133,34 @@ _TURNS = 15
 _TURN_SECONDS = 0.15
 
 
-def compared(
-    work: Work, thread_counts: tuple[int, ...], progress: Progress = no_progress
-) -> Iterator[Comparison]:
-    """The model with the kernels of the analytic model and with those of the records, by turns."""
+def compared(work: Work, place: Place, progress: Progress = no_progress) -> Iterator[Comparison]:
+    """The model with the kernels of the analytic model and with those of the records, by turns.
+
+    Errors: NotTimedError where whole models are not timed, or a board went away.
+    """
+    runner = work.target.runner(place)
     cache = Cache(default_folder())
-    plain = replace(work.target, tuned=None)
-    targets = {"before": plain, "after": plain.with_records(records_folder(), warn)}
+    targets = {"before": work.target, "after": work.target.with_records(records_folder(), warn)}
     with TemporaryDirectory(prefix="bitloom-tune-") as name:
         folders = {key: Path(name) / key for key in targets}
         for key, target in targets.items():
             build = target.build(work.graph, progress)
             build.emit("model", folders[key], {}, build.facts, cache, progress)
         inputs = next(iter(random_inputs(work.graph, 1, 0)))
-        for threads in thread_counts:
+        for threads in sorted({1, place.threads}):
             progress(f"compare with {threads} threads")
-            yield _compared(folders, inputs, threads)
+            try:
+                yield _compared(folders, inputs, threads, runner)
+            except (RunnerError, RunError, LoadError) as error:
+                if place.is_here:
+                    raise
+                raise NotTimedError(error.message, error.hint) from error
 
 
-def _compared(folders: Mapping[str, Path], inputs: Mapping[str, Array], threads: int) -> Comparison:
-    with load(folders["before"], threads) as before, load(folders["after"], threads) as after:
+def _compared(
+    folders: Mapping[str, Path], inputs: Mapping[str, Array], threads: int, runner: str
+) -> Comparison:
+    with load(folders["before"], threads, runner) as before, load(folders["after"], threads, runner) as after:
         once = float(before.time(inputs, 5).min())
         after.time(inputs, 3)
         runs = max(3, int(_TURN_SECONDS / once))

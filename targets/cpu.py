@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from compiler.ir.graph import Graph
     from compiler.lowering.cache import Cache
     from compiler.lowering.program import PlanKernel, Program
+    from schedules.tuning.measure import Device
     from schedules.tuning.tuned import Tuned
+    from targets.tunable import NamedSubject, Place
 
 # What builds a library is imported when one is built: a name that is no target is refused at once.
 
@@ -86,6 +88,27 @@ class CpuTarget:
 
         tuned = Tuned.of(folder, self.machines.values(), host_fingerprint(), warn)
         return replace(self, tuned=tuned if tuned.choices else None)
+
+    def check_place(self, place: Place) -> None:
+        """See `targets.tunable`, as for the next three."""
+        from targets.measuring.choosing import check_place
+
+        check_place(place, self.machine, self.name)
+
+    def subjects(self, graph: Graph) -> list[NamedSubject]:
+        from targets.measuring.kernels import kernel_subjects
+
+        return kernel_subjects(graph, self.machine)
+
+    def device(self, graph: Graph, place: Place) -> Device[Any]:
+        from targets.measuring.choosing import kernel_device
+
+        return kernel_device(graph, place, self.machine, self.name)
+
+    def runner(self, place: Place) -> str:
+        from targets.measuring.choosing import runner_of
+
+        return runner_of(place)
 
     def with_variants(self, others: Sequence[Target]) -> CpuTarget:
         found: dict[str, CpuTarget] = {}

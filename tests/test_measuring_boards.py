@@ -12,7 +12,7 @@ from compiler.loops.form import Role
 from schedules.cpu import plan_kernel
 from schedules.machines import X86_64, runs_here
 from schedules.tuning.measure import Outcome
-from targets.measuring.board_session import own_facts, read_facts
+from targets.measuring.board_session import corrected, own_facts, read_facts
 from targets.measuring.boards import Boards
 from targets.measuring.facts import celsius_of, cpu_of, fingerprint_of, throttling_of, warnings_of
 from targets.measuring.links import LinkLostError
@@ -111,6 +111,16 @@ def test_facts_become_words() -> None:
         "it is slowed down by too low a voltage, throttling",
     ]
     assert throttling_of({**facts, "throttled": "0x50000"}) is None  # it was, since the start
+
+
+def test_an_emulated_board_does_not_pass_for_its_host() -> None:
+    host = read_facts(
+        "system=Linux\nmachine=x86_64\nmodel=PC\ncpu=Xeon\nfeatures=avx2\nclock_khz=3000000\ncores=4"
+    )
+    assert corrected(host, "x86_64") == host
+    facts = corrected(host, "aarch64")
+    assert fingerprint_of(facts) == "emulated on x86_64, aarch64"
+    assert facts["cores"] == "4" and "features" not in facts
 
 
 def test_this_computer_tells_its_facts() -> None:

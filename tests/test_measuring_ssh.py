@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,9 +19,14 @@ from compiler.ir.diagnostics import BitloomError
 from schedules.arm_machines import CORTEX_A53
 from schedules.machines import X86_64, runs_here
 from schedules.tuning.measure import Outcome, Unit
+from schedules.tuning.records import read
+from targets.measuring.facts import fingerprint_of
+from targets.measuring.host import host_fingerprint
 from targets.measuring.program import Limits, Timing
-from targets.measuring.ssh import SshBoards
+from targets.measuring.ssh import SshBoards, facts_over_ssh
 from targets.runners import Board, RunnerError, runner_named
+from tests.command_line import ROOT, bitloom
+from tests.command_line import Outcome as Done
 from tests.faulty_kernels import FAULTS, faulty
 from tests.loopback_sshd import Loopback, loopback_sshd
 
@@ -124,6 +130,36 @@ def test_a_board_of_another_architecture_is_refused(sshd: Loopback) -> None:
     with pytest.raises(BitloomError, match="it is Linux x86_64; the kernels are for Linux aarch64"):
         list(device.measure([faulty(CORTEX_A53, "right")]))
     device.close()
+
+
+@pytest.mark.slow
+def test_a_model_is_tuned_over_ssh_and_compiled_by_its_records(sshd: Loopback, tmp_path: Path) -> None:
+    def run(*arguments: str | Path) -> Done:
+        return bitloom(*arguments, cwd=tmp_path, cache=tmp_path / "cache")
+
+    target, letters = ["--target", "cpu/avx2"], ROOT / "examples" / "letters"
+    tuned = run(
+        "tune", letters / "letters.onnx", *target, "--board", sshd.runner, "--trials", "40", "-q", "--json"
+    )
+    assert tuned.code == 0, tuned.stderr
+    result = json.loads(tuned.stdout)
+    assert (result["device"], result["unit"]) == (fingerprint_of(facts_over_ssh(board_of(sshd))), "seconds")
+    assert result["device"] != host_fingerprint()
+    [model] = result["model"]
+    assert 0 < model["after_s"] < 2 * model["before_s"] < 1
+    records = read(Path(result["records"]), pytest.fail)
+    measured = [r for r in records if r.verdict is None]
+    assert [r.outcome for r in measured] == [Outcome.MEASURED] * 40
+    assert {r.machine for r in measured} == {"avx2"}
+    assert list(sshd.temporary.iterdir()) == []
+    compiled = run(
+        "compile", letters / "letters.onnx", "-c", letters / "calibration.npz", *target, "-q", "--json"
+    )
+    assert compiled.code == 0, compiled.stderr
+    tuning = json.loads(compiled.stdout)["tuning"]
+    assert tuning == {"kernels": tuning["kernels"], "tuned": tuning["kernels"], "devices": [result["device"]]}
+    verified = run("verify", "out", "--runner", sshd.runner, "--samples", "1")
+    assert verified.code == 0, verified.stderr
 
 
 def test_boards_over_ssh_are_checked(sshd: Loopback) -> None:

@@ -94,8 +94,8 @@ def test_records_enter_the_choice_of_kernels(folder: Path, tmp_path: Path) -> No
 
     work = work_of(folder / "m.onnx")
     machine = host_machine()
-    for form in work.forms:
-        space = KernelSpace(form, machine)
+    for _, space, _ in work.target.subjects(work.graph):
+        assert isinstance(space, KernelSpace) and space.machine == machine
         near = space.neighbours(space.default)
         if near:
             break
@@ -236,7 +236,8 @@ def test_records_are_shown_merged_pruned_and_exported(tmp_path: Path) -> None:
 def _forms(folder: Path) -> Any:
     from bitloom.tuning import work_of
 
-    return work_of(model(folder)).forms
+    work = work_of(model(folder))
+    return [space.form for _, space, _ in work.target.subjects(work.graph) if isinstance(space, KernelSpace)]
 
 
 def _measured(space: KernelSpace, choice: Choice, cost: float) -> Record:

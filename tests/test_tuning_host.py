@@ -21,9 +21,9 @@ from schedules.cpu import plan_kernel
 from schedules.machines import host_machine, runs_here
 from schedules.tuning.measure import Measurement, Outcome, Unit
 from schedules.tuning.space import KernelSpace
-from targets.measuring.arguments import case_of
 from targets.measuring.child import resident_bytes
 from targets.measuring.host import HostDevice, Limits
+from targets.measuring.operands import example_of
 from tests.planted_plans import PlantedPlan, copy_form
 
 I8, I16, I4, B1 = ElementType.I8, ElementType.I16, ElementType.I4, ElementType.B1
@@ -168,7 +168,7 @@ def test_kernels_of_every_template_are_found_right(device: HostDevice) -> None:
 
 def test_results_of_random_operands_are_not_constant() -> None:
     for form in FORMS.values():
-        expected = case_of(form, None).expected["output"]
+        expected = example_of(form).expected["output"]
         assert len(np.unique(expected)) >= 2
 
 

@@ -21,7 +21,7 @@ from compiler.numerics.element import Array, ElementType
 from schedules.machines import machine_named
 from schedules.tuning.allocate import Progress, expected_gain, next_kernel, saved
 from schedules.tuning.cost_model import CostModel, Samples
-from schedules.tuning.measure import Measurement, Outcome
+from schedules.tuning.measure import Measurement, Outcome, Unit
 from schedules.tuning.records import append, databases, read
 from schedules.tuning.search import EvolutionarySearch, RandomSearch, Search
 from schedules.tuning.space import KernelSpace
@@ -269,6 +269,26 @@ def test_the_default_wins_ties(tmp_path: Path) -> None:
         assert found.plan(form, MACHINE) == space.plan(space.default)
 
 
+class Counting(Computing):
+    """Exact costs, as an emulator's."""
+
+    @property
+    def unit(self) -> Unit:
+        return Unit.INSTRUCTIONS
+
+
+def test_exact_costs_are_compared_without_another_measurement(tmp_path: Path) -> None:
+    device = Counting()
+    tuned = tuner(tmp_path, device, 60)
+    list(tuned.run())
+    assert len(device.measured) == 60
+    ratios = [ratio for _, ratio in tuned.conclude()]
+    assert len(device.measured) == 60
+    bests = [min(kernel.measured.values()) / kernel.progress.default for kernel in tuned.kernels]
+    assert ratios == bests
+    assert max(ratios) < 1
+
+
 def test_one_lucky_measurement_is_found_out_in_the_end(tmp_path: Path) -> None:
     class Lucky(Computing):
         def measure(self, candidates: Sequence[KernelPlan]) -> Iterator[tuple[int, Measurement]]:
@@ -314,6 +334,14 @@ def test_records_of_another_device_decide_where_there_are_no_own(tmp_path: Path)
     assert Tuned.of(tmp_path, [MACHINE], "own", pytest.fail).devices == ("own",)
     assert Tuned.of(tmp_path, [MACHINE], None, pytest.fail).devices == ("many",)
     assert Tuned.of(tmp_path, [machine_named("avx2")], None, pytest.fail).choices == {}
+
+
+def test_real_devices_decide_before_emulated_ones(tmp_path: Path) -> None:
+    for device, trials in ((Counting("emulated"), 80), (Computing("real"), 20)):
+        tuned = tuner(tmp_path, device, trials)
+        list(tuned.run())
+        list(tuned.conclude())
+    assert Tuned.of(tmp_path, [MACHINE], None, pytest.fail).devices == ("real",)
 
 
 def test_records_of_a_changed_template_decide_nothing(tmp_path: Path) -> None:

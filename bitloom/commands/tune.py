@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bitloom.commands.progress import shown_progress
+from bitloom.commands.tuning_table import cells, columns, ranked, shown_tuning
 
 if TYPE_CHECKING:
-    from bitloom.tuning import Comparison
+    from bitloom.tuning import Comparison, Work
     from schedules.tuning.allocate import Progress
     from schedules.tuning.tuner import Tuner
+    from targets.tunable import Place
 
 _INTERRUPTED = 130
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
-_SHOWN_KERNELS = 16
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 def tune_command(
@@ -40,6 +40,20 @@ def tune_command(
         str | None, typer.Option(metavar="10m", help="How long it may take, as 90s, 10m or 2h.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads that share a kernel.")] = 1,
+    board: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="qemu:CPU|ssh:USER@HOST,...", help="Where to measure: equal boards; repeatable."
+        ),
+    ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The TVM RPC tracker that knows the boards.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="The name that the tracker's boards share.")] = None,
+    pause: Annotated[
+        str | None, typer.Option(metavar="2s", help="A board rests behind each candidate, to cool down.")
+    ] = None,
+    patience: Annotated[str, typer.Option(metavar="1m", help="How long a lost board is tried again.")] = "1m",
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
     calibration: Annotated[
         Path | None,
@@ -53,37 +67,87 @@ def tune_command(
 ) -> None:
     """Find the fastest kernels of a model by measuring them, and record them.
 
-    `bitloom compile` uses the records. Ctrl-C keeps what was measured; the same
-    command goes on. Without --trials and --time, each kernel gets 64 trials at most.
+    On this computer, or on boards: over ssh, behind a tracker, or emulated. `bitloom compile`
+    uses the records. Ctrl-C keeps what was measured; the same command goes on. Without --trials
+    and --time, each kernel gets 64 trials at most.
     """
     seconds = None if time is None else duration(time)
     from bitloom.commands.arguments import shapes
 
     extents = shapes(shape or [])
-    _refuse_early(source, target, calibration)
-    from bitloom.tuning import compared, device_of, tuner_of, work_of
+    place = place_of(board or [], tracker, key, threads, pause, patience)
+    _refuse_early(source, target, calibration, place)
+    from bitloom.tuning import device_of, tuner_of, work_of
     from schedules.tuning.tuner import Budget
 
     with shown_progress(quiet) as progress:
         work = work_of(source, target, calibration, extents, progress)
-    device = device_of(work, threads)
+        if not place.is_here:
+            progress("connect to the boards")
+        device = device_of(work, place)
     tuner = tuner_of(work, device, Budget(trials=trials, seconds=seconds), seed)
     try:
         verdicts = _tuned(tuner, quiet)
+        spent = tuner.elapsed
         tuner.close()
         device.close()
-        with shown_progress(quiet) as progress:
-            comparisons = list(compared(work, tuple(sorted({1, threads})), progress))
+        comparisons, not_compared = _comparisons(work, place, quiet)
         if any(c.ratio > 1 for c in comparisons):
             tuner.withdraw()
     except KeyboardInterrupt:
         print(f"interrupted; all measurements are kept in {records_path(device)}", file=sys.stderr)
-        print("hint: the same command goes on", file=sys.stderr)
+        print(f"hint: the same command goes on: bitloom {shlex.join(sys.argv[1:])}", file=sys.stderr)
         raise typer.Exit(_INTERRUPTED) from None
     finally:
         tuner.close()
         device.close()
-    _print(tuner, verdicts, comparisons, json)
+    if json:
+        _print_json(tuner, verdicts, spent, comparisons, not_compared)
+    else:
+        _print(tuner, verdicts, comparisons, not_compared)
+
+
+def place_of(
+    boards: Sequence[str],
+    tracker: str | None,
+    key: str | None,
+    threads: int,
+    pause: str | None,
+    patience: str,
+) -> Place:
+    """Where to measure. boards: each one or several names with commas between. Errors: BitloomError."""
+    from compiler.ir.diagnostics import BitloomError
+    from targets.tunable import Place
+
+    if (tracker is None) != (key is None):
+        raise BitloomError(
+            "--tracker and --key belong together: who knows boards, and which of them",
+            "see what there is: bitloom board list --tracker HOST:PORT",
+        )
+    names = [name for text in boards for name in text.split(",")]
+    if key is not None and names:
+        raise BitloomError(
+            "boards are named by --board, or by --tracker and --key", "tune on one kind of board at a time"
+        )
+    return Place(
+        boards=tuple(names) if key is None else (key,),
+        tracker=tracker,
+        threads=threads,
+        pause_seconds=0.0 if pause is None else duration(pause, "--pause"),
+        patience_seconds=duration(patience, "--patience"),
+    )
+
+
+def _comparisons(work: Work, place: Place, quiet: bool) -> tuple[list[Comparison], str]:
+    """Of the whole model, or why there are none."""
+    from bitloom.tuning import compared
+    from targets.tunable import NotTimedError
+
+    try:
+        with shown_progress(quiet) as progress:
+            return list(compared(work, place, progress)), ""
+    except NotTimedError as error:
+        return [], error.message
 
 
 def records_path(device: Any) -> Path:
@@ -92,17 +156,17 @@ def records_path(device: Any) -> Path:
     return database_path(records_folder(), device.fingerprint)
 
 
-def duration(text: str) -> float:
+def duration(text: str, option: str = "--time") -> float:
     """Seconds of `90`, `90s`, `10m`, `2h`. Errors: BitloomError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if found is None or float(found[1]) == 0:
         from compiler.ir.diagnostics import BitloomError
 
-        raise BitloomError(f'--time wants a duration, not "{text}"', "for example --time 90s, 10m or 2h")
+        raise BitloomError(f'{option} wants a duration, not "{text}"', f"for example {option} 90s, 10m or 2h")
     return float(found[1]) * _SECONDS[found[2]]
 
 
-def _refuse_early(source: Path, target: str | None, calibration: Path | None) -> None:
+def _refuse_early(source: Path, target: str | None, calibration: Path | None, place: Place) -> None:
     """The checks that need no heavy import."""
     from bitloom.library_files import compiled_manifest
     from bitloom.refusals import tunable_target
@@ -110,20 +174,17 @@ def _refuse_early(source: Path, target: str | None, calibration: Path | None) ->
     from compiler.ir.diagnostics import BitloomError
 
     known = compiled_manifest(source)["target"] if source.is_dir() else "host"
-    tunable_target(target or known)
+    chosen = tunable_target(target or known)
     if not source.is_dir():
         read_checked(source)
     if calibration is not None and not calibration.exists():
         raise BitloomError(f"calibration {calibration}: no such file")
-
-
-class _Show(Protocol):
-    def __call__(self, tuner: Tuner, last: Progress | None, stage: str, /) -> None: ...
+    chosen.check_place(place)
 
 
 def _tuned(tuner: Tuner, quiet: bool) -> list[tuple[Progress, float]]:
     """Trials and comparison by turns. The kernels, and the cost of the choice over that of the default."""
-    with _shown(quiet) as show:
+    with shown_tuning(quiet) as show:
         if tuner.recalled:
             print(f"{tuner.recalled} measurements of earlier runs are known", file=sys.stderr)
         for progress in tuner.run():
@@ -138,115 +199,47 @@ def _tuned(tuner: Tuner, quiet: bool) -> list[tuple[Progress, float]]:
     return verdicts
 
 
-@contextmanager
-def _shown(quiet: bool) -> Generator[_Show]:
-    if quiet:
-        yield lambda _tuner, _last, _stage: None
-    elif sys.stderr.isatty():
-        with _live() as show:
-            yield show
-    else:
-        yield _plain()
+def _print_json(
+    tuner: Tuner,
+    verdicts: list[tuple[Progress, float]],
+    spent: float,
+    comparisons: list[Comparison],
+    not_compared: str,
+) -> None:
+    from bitloom.commands.text import print_json
 
-
-def status(tuner: Tuner, stage: str) -> str:
-    """`measure: 120 trials, 3.1 % gained, about 1.2 % to gain, 64 s`."""
-    from schedules.tuning.allocate import expected_gain, saved
-
-    kernels = [kernel.progress for kernel in tuner.kernels]
-    before, after = saved(kernels)
-    gained = 1 - after / before if before else 0.0
-    left = tuner.remaining_seconds
-    return (
-        f"{stage}: {tuner.trials} trials, {gained:.1%} gained, about {expected_gain(kernels):.1%} to gain, "
-        f"{tuner.elapsed:.0f} s" + ("" if left is None else f", about {left:.0f} s left")
+    kernels = [
+        {"kernel": p.name, "runs": p.count, "trials": p.trials, "ratio": ratio} for p, ratio in verdicts
+    ]
+    models = [
+        {"threads": c.threads, "before_s": c.before, "after_s": c.after, "ratio": c.ratio}
+        for c in comparisons
+    ]
+    print_json(
+        {
+            "device": tuner.device.fingerprint,
+            "unit": tuner.device.unit.value,
+            "records": str(tuner.path),
+            "seconds": round(spent, 3),
+            "kernels": kernels,
+            "model": models,
+            "not_compared": not_compared or None,
+        }
     )
-
-
-def _plain() -> _Show:
-    last = -_SECONDS_BETWEEN_LINES
-
-    def show(tuner: Tuner, _kernel: Progress | None, stage: str, /) -> None:
-        nonlocal last
-        if tuner.elapsed - last >= _SECONDS_BETWEEN_LINES:
-            last = tuner.elapsed
-            print(status(tuner, stage), file=sys.stderr, flush=True)
-
-    return show
-
-
-@contextmanager
-def _live() -> Generator[_Show]:
-    from rich.console import Console, Group
-    from rich.live import Live
-    from rich.table import Table
-
-    with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
-
-        def show(tuner: Tuner, last: Progress | None, stage: str, /) -> None:
-            shown = Table(box=None, pad_edge=False)
-            for column in _COLUMNS:
-                shown.add_column(column, justify="left" if column == "kernel" else "right")
-            rows = ranked([kernel.progress for kernel in tuner.kernels])
-            for progress in rows[:_SHOWN_KERNELS]:
-                shown.add_row(*cells(progress), style="bold" if progress is last else "")
-            more = len(rows) - _SHOWN_KERNELS
-            parts = [shown, f"and {more} more" if more > 0 else "", status(tuner, stage)]
-            live.update(Group(*(p for p in parts if p)))
-
-        yield show
-
-
-_COLUMNS = ("kernel", "runs", "trials", "default", "best", "gain", "to gain")
-
-
-def ranked(kernels: Iterable[Progress]) -> list[Progress]:
-    """Those that take most of the model's time first."""
-    return sorted(kernels, key=lambda k: -k.count * k.best if k.trials else 0.0)
-
-
-def cells(progress: Progress) -> Sequence[str]:
-    """A row of the table."""
-    return (
-        progress.name,
-        str(progress.count),
-        str(progress.trials),
-        _cost(progress.default),
-        _cost(progress.best),
-        f"{progress.gain:.1%}",
-        f"{progress.remaining:.1%}",
-    )
-
-
-def _cost(seconds: float) -> str:
-    return f"{seconds * 1e6:.1f} µs" if seconds < float("inf") else "-"
 
 
 def _print(
-    tuner: Tuner, verdicts: list[tuple[Progress, float]], comparisons: list[Comparison], json: bool
+    tuner: Tuner,
+    verdicts: list[tuple[Progress, float]],
+    comparisons: list[Comparison],
+    not_compared: str,
 ) -> None:
-    from bitloom.commands.text import print_json, table
+    from bitloom.commands.text import table
 
-    if json:
-        kernels = [
-            {"kernel": p.name, "runs": p.count, "trials": p.trials, "ratio": ratio} for p, ratio in verdicts
-        ]
-        models = [
-            {"threads": c.threads, "before_s": c.before, "after_s": c.after, "ratio": c.ratio}
-            for c in comparisons
-        ]
-        print_json(
-            {
-                "device": tuner.device.fingerprint,
-                "records": str(tuner.path),
-                "kernels": kernels,
-                "model": models,
-            }
-        )
-        return
     ratios = {p.name: ratio for p, ratio in verdicts}
-    rows = [[*cells(p)[:5], f"{ratios.get(p.name, 1.0):.3f}"] for p in ranked([p for p, _ in verdicts])]
-    print(table([*_COLUMNS[:5], "chosen / default"], rows, "lrrrrr"))
+    unit = tuner.device.unit
+    rows = [[*cells(p, unit)[:5], f"{ratios.get(p.name, 1.0):.3f}"] for p in ranked([p for p, _ in verdicts])]
+    print(table([*columns(unit)[:5], "chosen / default"], rows, "lrrrrr"))
     changed = sum(ratio < 1 for _, ratio in verdicts)
     print(f"\n{tuner.trials} trials; {changed} of {len(tuner.kernels)} kernels are faster than their default")
     for c in comparisons:
@@ -257,4 +250,6 @@ def _print(
         )
     if any(c.ratio > 1 for c in comparisons):
         print("that is no gain: the defaults stay")
+    if not_compared:
+        print(f"the whole model was not compared: {not_compared}")
     print(f"\nrecords: {tuner.path}\nnext: bitloom compile uses them")

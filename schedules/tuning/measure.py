@@ -29,6 +29,17 @@ class Unit(Enum):
     INSTRUCTIONS = "instructions"
     CYCLES = "cycles"
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether a candidate costs the same every time."""
+        return self is not Unit.SECONDS
+
+    def text(self, cost: float) -> str:
+        """`12.3 µs`, or a number alone; `-` for an infinite cost."""
+        if cost == float("inf"):
+            return "-"
+        return f"{cost:,.0f}" if self.is_exact else f"{cost * 1e6:.1f} µs"
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:

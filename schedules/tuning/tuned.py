@@ -13,7 +13,7 @@ from compiler.loops.form import Form
 from compiler.lowering.kernel import KernelPlan, structural_digest
 from compiler.lowering.machine import CpuMachine
 from schedules.cpu import plan_kernel
-from schedules.tuning.measure import Outcome
+from schedules.tuning.measure import Outcome, Unit
 from schedules.tuning.records import Record, Warn, databases, read
 from schedules.tuning.space import KernelSpace, key_of
 
@@ -31,14 +31,15 @@ class Tuned:
     @staticmethod
     def of(folder: Path, machines: Iterable[CpuMachine], here: str | None, warn: Warn) -> Tuned:
         """From all databases of a folder. here: the fingerprint of this computer, whose records come first
-        for its own machine; among others those of the device that has most."""
+        for its own machine; then those of real devices, and of the device that has most."""
         names = {machine.name for machine in machines}
         by_device: dict[str, list[Record]] = {}
         for path in databases(folder):
             for record in read(path, warn):
                 if record.machine in names and is_current(record):
                     by_device.setdefault(record.fingerprint, []).append(record)
-        order = sorted(by_device, key=lambda d: (d != here, -len(by_device[d]), d))
+        counted = {d: records[0].unit is Unit.INSTRUCTIONS for d, records in by_device.items()}
+        order = sorted(by_device, key=lambda d: (d != here, counted[d], -len(by_device[d]), d))
         choices: dict[str, Mapping[str, Any]] = {}
         used: list[str] = []
         for device in order:

@@ -277,8 +277,9 @@ class Tuner:
         )
 
     def conclude(self) -> Iterator[tuple[Progress, float]]:
-        """Compares the best of each kernel with its default by turns and records which it shall be; yields
-        each kernel with the cost of its choice over the default's, 1 where the default stays."""
+        """Compares the best of each kernel with its default by turns, where costs are not exact, and records
+        which it shall be; yields each kernel with the cost of its choice over the default's, 1 where the
+        default stays."""
         found = self._verdicts_in_place()
         for index, kernel in enumerate(self.kernels):
             if kernel.verdict is None and kernel.measured:
@@ -299,7 +300,7 @@ class Tuner:
 
     def _placed(self, kernel: _Kernel, found: Verdict) -> Record:
         measurement = Measurement(Outcome.MEASURED, found.cost, found.spread)
-        return replace(self._record(kernel, found.choice, measurement, found.ratio), place=self._place.digest)
+        return replace(self._record(kernel, found.choice, measurement, found.ratio), place=self._digest)
 
     def close(self) -> None:
         """Ends what runs the model. The device is the caller's."""
@@ -319,6 +320,10 @@ class Tuner:
     def _verdict(self, kernel: _Kernel) -> Record:
         default, limit = kernel.subject.default, kernel.progress.default
         ranked = sorted(kernel.measured, key=lambda c: kernel.measured[c])
+        if self.device.unit.is_exact and math.isfinite(limit):
+            winner = default if kernel.measured[ranked[0]] == limit else ranked[0]
+            cost = kernel.measured[winner]
+            return self._record(kernel, winner, Measurement(Outcome.MEASURED, cost, 0.0), cost / limit)
         better = [c for c in ranked if c != default and kernel.measured[c] < limit * (1 - _TIE)]
         finalists = [default, *better[:_FINALISTS]]
         turns: list[dict[Any, Measurement]] = [{} for _ in range(_TURNS)]

@@ -53,8 +53,16 @@ def read_facts(text: str) -> dict[str, str]:
 
 def own_facts() -> dict[str, str]:
     done = subprocess.run(["sh", "-c", FACTS_SCRIPT], capture_output=True, text=True, check=False)
-    # An emulated board's shell may be its host's.
-    return {**read_facts(done.stdout), "machine": platform.machine()}
+    return corrected(read_facts(done.stdout), platform.machine())
+
+
+def corrected(facts: dict[str, str], machine: str) -> dict[str, str]:
+    """Facts without those of another CPU: an emulated board's shell may be its host's."""
+    told = facts.get("machine", machine)
+    if told == machine:
+        return {**facts, "machine": machine}
+    kept = {name: facts[name] for name in ("system", "cores", "memory_kb", "load") if name in facts}
+    return {**kept, "machine": machine, "model": f"emulated on {told}"}
 
 
 def _die_with_parent() -> None:

@@ -147,18 +147,25 @@ class Boards:
         return self._unit
 
     @property
+    def links(self) -> Sequence[Link]:
+        return self._links
+
+    @property
     def parallel(self) -> int:
         return len(self._links) * self._batch
 
     def measure(self, candidates: Sequence[KernelPlan]) -> Iterator[tuple[int, Measurement]]:
-        """See `Device`. A board that the links do not reach for `patience_s` takes no further part."""
+        """See `Device`. Equal plans are built once. A board that the links do not reach for `patience_s`
+        takes no further part."""
         self._join()
         work = _Round(candidates, len(self._links), self._batch)
         work.unanswered.update(range(len(candidates)))
         work.building = len(candidates)
+        builds: dict[str, Future[bytes]] = {}
         for index, plan in enumerate(candidates):
-            future = self._builders.submit(plan)
-            future.add_done_callback(lambda done, index=index: work.built(index, done))
+            if plan.symbol not in builds:
+                builds[plan.symbol] = self._builders.submit(plan)
+            builds[plan.symbol].add_done_callback(lambda done, index=index: work.built(index, done))
         self._threads = [
             threading.Thread(target=self._serve, args=(link, work), daemon=True) for link in self._links
         ]

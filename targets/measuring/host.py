@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ from compiler.lowering.kernel import KernelPlan, cpu_of
 from schedules.machines import family_here, host_model, runs_here
 from schedules.tuning.measure import Measurement, Outcome, Unit
 from targets.library.toolchain import Toolchain
-from targets.measuring.arguments import Constants
 from targets.measuring.child import Child, ChildError, close_all
 from targets.measuring.jobs import Prepare, Run
+from targets.measuring.operands import FormConstants
 
 # Candidates that are linked and loaded together.
 _BATCH = 16
@@ -55,7 +55,7 @@ class HostDevice:
 
     def __init__(
         self,
-        constants: Mapping[Form, Constants] | None = None,
+        constants: FormConstants | None = None,
         *,
         threads: int = 1,
         workers: int | None = None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compiler.loops.form import Form
 from compiler.lowering.kernel import KernelPlan
-from targets.measuring.arguments import Constants
+from targets.measuring.operands import Constants
 
 
 @dataclass(frozen=True, slots=True)

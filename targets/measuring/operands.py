@@ -1,13 +1,14 @@
 """What a measured kernel is given, and what it must make of it.
 
 `example_of` says it for a form, in logical shapes; `store` lays it out as a plan's kernel takes it, byte for
-byte, so that a board need only compare memory to know whether a result is right.
+byte, so that one need only compare memory to know whether a result is right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -25,10 +26,11 @@ from compiler.lowering.storage import place_values
 from compiler.numerics.element import Array, ElementType
 from schedules.bits import pack_bits, packed_bytes
 
-# What outputs hold before a kernel runs, and between their elements behind it.
+# What outputs and scratch hold before a kernel runs, and outputs between their elements behind it.
 GARBAGE = 0x5A
 
-FormConstants = Mapping[Form, Mapping[str, Array]]
+Constants = Mapping[str, Array]
+FormConstants = Mapping[Form, Constants]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +41,7 @@ class Example:
     """
 
     form: Form
-    constants: Mapping[str, Array]
+    constants: Constants
     inputs: Mapping[str, Array]
     expected: Mapping[str, Array]
 
@@ -48,7 +50,7 @@ class Example:
 class StoredOperands:
     """Bytes (uint8, one axis) of a kernel's operands by name, in the order of its pointers.
 
-    before: at the call; outputs hold garbage, scratch (if there is any) zeros. after: what the outputs must
+    before: at the call; outputs and scratch (if there is any) hold garbage. after: what the outputs must
     hold then, the garbage between their elements included. Constants are followed by 64 readable bytes.
     """
 
@@ -56,37 +58,49 @@ class StoredOperands:
     after: Mapping[str, Array]
 
 
-def constants_of(graph: Graph) -> dict[Form, Mapping[str, Array]]:
+def constants_of(graph: Graph) -> dict[Form, Constants]:
     """Constants of each distinct form of a quantized graph, those of its first node."""
-    found: dict[Form, Mapping[str, Array]] = {}
+    found: dict[Form, Constants] = {}
     for call in kernel_calls(graph, place_values(graph)):
         found.setdefault(call.lowered.form, call.lowered.constants)
     return found
 
 
-def example_of(form: Form, constants: Mapping[str, Array] | None = None, seed: int = 0) -> Example:
+def example_of(form: Form, constants: Constants | None = None, seed: int = 0) -> Example:
     """Random inputs and the outputs that follow, the same for the same arguments.
 
     constants: those of a model; without, those of a convolution are drawn so that results spread over the
-    output's range. Errors: BitloomError for a loop form with constants of which none are given: which
-    numbers make sense there only its operator knows.
+    output's range. Errors: BitloomError for a loop form with constants of which some are not given: which
+    numbers make sense there only its operator knows; IndexError where they do not fit the form.
     """
     rng = np.random.default_rng(seed)
+    if constants is None:
+        constants = random_constants(form, rng) if isinstance(form, Convolution) else {}
+    if isinstance(form, LoopForm):
+        _check_given(form, constants)
+    buffers = [b for b in activations_of(form) if b.role is Role.INPUT]
+    inputs = {b.name: _random(b, rng, _reach(form)) for b in buffers}
     if isinstance(form, Convolution):
-        known = random_constants(form, rng) if constants is None else constants
-        shape = (form.batch, form.in_height, form.in_width, form.in_channels)
-        x = _random(Buffer("input", shape, form.input, Role.INPUT), rng)
-        expected = {"output": evaluate_convolution(form, x, known).astype(form.output.dtype)}
-        return Example(form, known, {"input": x}, expected)
-    needed = [b.name for b in form.operands if b.role is Role.CONSTANT]
-    if needed and constants is None:
+        expected = {"output": evaluate_convolution(form, inputs["input"], constants)}
+    else:
+        expected = evaluate(form, {**constants, **inputs})
+    return Example(form, constants, inputs, expected)
+
+
+def _check_given(form: LoopForm, constants: Constants) -> None:
+    missing = [b.name for b in form.operands if b.role is Role.CONSTANT and b.name not in constants]
+    if missing:
         raise BitloomError(
-            f"form {form.name} has constants ({', '.join(needed)}) that only a model knows",
+            f"form {form.name} has constants ({', '.join(missing)}) that only a model knows",
             "give the device the constants of the model's forms",
         )
-    known = constants or {}
-    inputs = {b.name: _random(b, rng) for b in form.operands if b.role is Role.INPUT}
-    return Example(form, known, inputs, evaluate(form, {**known, **inputs}))
+
+
+def _reach(form: Form) -> int:
+    """The largest 16-bit code by which sums of products stay in 32 bits, as a model's do."""
+    limit = ElementType.I16.high
+    products = form.taps * form.weight.weight_limit if isinstance(form, Convolution) else 1
+    return min(limit, (1 << 30) // products)
 
 
 def random_constants(form: Convolution, rng: np.random.Generator) -> dict[str, Array]:
@@ -119,7 +133,7 @@ def store(plan: KernelPlan, example: Example) -> StoredOperands:
     packed = plan.pack(example.constants)
     slack = np.zeros(64, np.uint8)
     known = {name: np.concatenate([_bytes(array), slack]) for name, array in packed.items()}
-    known[SCRATCH] = np.zeros(plan.scratch_bytes, np.uint8)
+    known[SCRATCH] = np.broadcast_to(np.uint8(GARBAGE), plan.scratch_bytes)
     after: dict[str, Array] = {}
     for buffer in activations_of(example.form):
         if buffer.role is Role.INPUT:
@@ -154,18 +168,45 @@ def _stored(buffer: Buffer, machine: CpuMachine, value: Array) -> Array:
     """Bytes of an activation in the arena, with garbage where it has no elements."""
     bits = buffer.element is ElementType.B1
     offset = machine.activation_offset if buffer.element is ElementType.I8 else 0
-    dtype = np.dtype(np.uint8) if bits or offset else buffer.element.dtype
-    shape, strides, span = buffer.shape, strides_of(buffer), span_of(buffer)
-    if bits:
-        shape = (*shape[:-1], packed_bytes(shape[-1]))
-        strides, span = (*(s // 8 for s in strides[:-1]), 1), -(-span // 8)
-    memory = np.full(span * dtype.itemsize, GARBAGE, np.uint8)
-    view = as_strided(memory.view(dtype), shape, [s * dtype.itemsize for s in strides])
+    span = -(-span_of(buffer) // 8) if bits else span_of(buffer) * _storage_of(buffer, machine).itemsize
+    memory = np.full(span, GARBAGE, np.uint8)
+    view = _view(buffer, machine, memory)
     view[...] = pack_bits(value) if bits else value.astype(np.int16) + offset if offset else value
     return memory
 
 
-def _random(buffer: Buffer, rng: np.random.Generator) -> Array:
+def _storage_of(buffer: Buffer, machine: CpuMachine) -> np.dtype[Any]:
+    unsigned = buffer.element is ElementType.I8 and machine.activation_offset
+    return np.dtype(np.uint8) if unsigned or buffer.element is ElementType.B1 else buffer.element.dtype
+
+
+def _view(buffer: Buffer, machine: CpuMachine, memory: Array) -> Array:
+    """The elements of an activation in its bytes, codes of one bit by eights."""
+    dtype, shape, strides = _storage_of(buffer, machine), buffer.shape, strides_of(buffer)
+    if buffer.element is ElementType.B1:
+        shape, strides = (*shape[:-1], packed_bytes(shape[-1])), (*(s // 8 for s in strides[:-1]), 1)
+    return as_strided(memory.view(dtype), shape, [s * dtype.itemsize for s in strides])
+
+
+def difference(buffer: Buffer, machine: CpuMachine, found: Array, expected: Array) -> str | None:
+    """How an activation's bytes differ from those that are expected, garbage between its elements included;
+    None where they do not."""
+    if np.array_equal(found, expected):
+        return None
+    values, right = _view(buffer, machine, found), _view(buffer, machine, expected)
+    bits = np.dtype(f"u{values.itemsize}")
+    wrong = values.view(bits) != right.view(bits)
+    if not wrong.any():
+        return f"it wrote beside {buffer.name}"
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return (
+        f"{int(wrong.sum())} of {wrong.size} elements of {buffer.name} are wrong, "
+        f"the first at {place}: {values[place]} instead of {right[place]}"
+    )
+
+
+def _random(buffer: Buffer, rng: np.random.Generator, reach: int) -> Array:
+    """reach: of 16-bit codes."""
     element = buffer.element
     match element:
         case ElementType.F32:
@@ -177,7 +218,8 @@ def _random(buffer: Buffer, rng: np.random.Generator) -> Array:
         case ElementType.I32 | ElementType.I64:  # sums of products, far from their type's ends
             return rng.integers(-(1 << 20), 1 << 20, buffer.shape).astype(element.dtype)
         case _:
-            return rng.integers(element.low, element.high + 1, buffer.shape).astype(element.dtype)
+            low, high = max(element.low, -reach), min(element.high, reach)
+            return rng.integers(low, high + 1, buffer.shape).astype(element.dtype)
 
 
 def _bytes(array: Array) -> Array:

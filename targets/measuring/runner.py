@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from compiler.ir.diagnostics import BitloomError
 from compiler.loops.form import Form
 from compiler.lowering.kernel import KernelPlan, cpu_of, structural_digest
 from schedules.machines import host_features
-from targets.measuring.arguments import Arguments, Case, case_of, constant_bytes
+from targets.measuring.arguments import Arguments
 from targets.measuring.child import own_answers, receive, send
 from targets.measuring.jobs import Prepare, Run
+from targets.measuring.operands import Example, example_of
 
 # Of one repetition, against the clock's own time; of all repetitions of a candidate.
 _LEAST_SECONDS, _ALL_SECONDS = 20e-6, 25e-3
@@ -33,43 +35,40 @@ _LEAST_REPETITIONS, _MOST_REPETITIONS = 5, 60
 _BATCHES = 3
 # A spread above this share of the cost is measured again.
 _CALM, _TRIES = 0.03, 3
-_MOST_COPIES = 8
-# Forms whose operands stay in memory; those of the others are in files.
-_MOST_CASES = 8
+# Forms whose examples stay in memory; those of the others are in files.
+_MOST_EXAMPLES = 8
 
 
 class _Runner:
     def __init__(self, folder: Path, threads: int) -> None:
         self.folder, self.threads = folder, threads
-        self.cases: dict[Form, Case] = {}
+        self.examples: dict[Form, Example] = {}
         self.libraries: dict[Path, ctypes.CDLL] = {}
 
     def prepare(self, wanted: Prepare) -> str | None:
-        if wanted.form in self.cases:
+        if wanted.form in self.examples:
             return None
         try:
-            self.cases[wanted.form] = self._case(wanted)
-        except (ValueError, IndexError, KeyError) as error:
+            self.examples[wanted.form] = self._example(wanted)
+        except (BitloomError, ValueError, IndexError, KeyError) as error:
             return f"no operands: {error}"
-        while len(self.cases) > _MOST_CASES:
-            del self.cases[next(iter(self.cases))]
+        while len(self.examples) > _MOST_EXAMPLES:
+            del self.examples[next(iter(self.examples))]
         return None
 
-    def _case(self, wanted: Prepare) -> Case:
+    def _example(self, wanted: Prepare) -> Example:
         """What a form makes of its operands is kept for the process that follows a crash."""
-        path = self.folder / f"{structural_digest(wanted.form)}.case"
+        path = self.folder / f"{structural_digest(wanted.form)}.example"
         if path.exists():
             return pickle.loads(path.read_bytes())
-        case = case_of(wanted.form, wanted.constants)
+        example = example_of(wanted.form, wanted.constants)
         partial = path.with_suffix(".partial")
-        partial.write_bytes(pickle.dumps(case))
+        partial.write_bytes(pickle.dumps(example))
         partial.replace(path)
-        return case
+        return example
 
     def arguments(self, plan: KernelPlan) -> Arguments:
-        case = self.cases[plan.form]
-        away = 2 * cpu_of(plan).l2_bytes
-        return Arguments(plan, case, max(1, min(_MOST_COPIES, away // max(1, constant_bytes(plan, case)))))
+        return Arguments(plan, self.examples[plan.form], 2 * cpu_of(plan).l2_bytes)
 
     def function(self, run: Run) -> Callable[..., int]:
         if run.library not in self.libraries:

@@ -19,6 +19,8 @@
 #define _GNU_SOURCE
 #include "bitloom_measure.h"
 
+#include "bitloom_cpu.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -32,7 +34,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ALIGNMENT = 64, GUARD = 64, GUARD_BYTE = 0xA5, MAXIMAL_REPEATS = 1000 };
+enum { ALIGNMENT = 64, GUARD = 64, GUARD_BYTE = 0xA5, GARBAGE = 0x5A, MAXIMAL_REPEATS = 1000 };
 enum { BAD_REQUEST = 2, OUT_OF_MEMORY = 77, REPORTED = 78 };
 enum { MAGIC = 0x314d4c42, PROBE_BYTES = 1 << 22 };
 /* A system call that there is not: the emulator's plugin notes how many instructions were executed before it. */
@@ -138,7 +140,7 @@ static unsigned char *place(const struct operand *operand)
     if (operand->before >= 0)
         memcpy(start, blobs[operand->before].contents, bytes);
     else
-        memset(start, 0, bytes);
+        memset(start, GARBAGE, bytes);
     memset(start + bytes, GUARD_BYTE, GUARD);
     return start;
 }
@@ -292,6 +294,7 @@ int main(int count, char **arguments)
         operands[c] = get((size_t)jobs[c].operands, sizeof **operands);
         take(operands[c], (size_t)jobs[c].operands * sizeof **operands);
     }
+    bl_cpu_has(BL_CPU_AMX_TILE); /* asks the system for tile registers, for the candidates' processes too */
     if (puts("ready") < 0 || fflush(stdout) != 0)
         return BAD_REQUEST;
     for (int c = 0; c < request.candidates; c++) {

@@ -1,0 +1,74 @@
+"""What `bitloom tune` asks of a target: what is tuned, and the device that measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from compiler.ir.diagnostics import BitloomError
+
+if TYPE_CHECKING:
+    from compiler.driver import TakesRecords, Target
+    from compiler.ir.graph import Graph
+    from schedules.tuning.measure import Device
+    from schedules.tuning.tuner import Subject
+
+    # Its name, what is tuned, and how often the graph runs it.
+    NamedSubject = tuple[str, Subject[Any], int]
+
+
+class NotTimedError(BitloomError):
+    """Whole models are not timed where their kernels were measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where candidates are measured: on this computer, or on boards.
+
+    boards: their names, as `targets.measuring.choosing` takes them; none: this computer. tracker: HOST:PORT
+    that knows the boards of a key. threads: that share a kernel. pause_seconds: a board rests so long behind
+    each candidate. patience_seconds: a board that is lost is tried again so long.
+    """
+
+    boards: tuple[str, ...] = ()
+    tracker: str | None = None
+    threads: int = 1
+    pause_seconds: float = 0.0
+    patience_seconds: float = 60.0
+
+    @property
+    def is_here(self) -> bool:
+        return not self.boards
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A target whose programs are made faster by measuring what can be chosen for them."""
+
+    def with_records(self, folder: Path, warn: Callable[[str], None]) -> Target:
+        """See `compiler.driver.TakesRecords`."""
+        ...
+
+    def check_place(self, place: Place) -> None:
+        """Refuses what can be found out at once, without a model. Errors: BitloomError."""
+        ...
+
+    def subjects(self, graph: Graph) -> list[NamedSubject]:
+        """What there is to choose in a quantized graph."""
+        ...
+
+    def device(self, graph: Graph, place: Place) -> Device[Any]:
+        """Measures the candidates of the graph's subjects. Errors: BitloomError."""
+        ...
+
+    def runner(self, place: Place) -> str:
+        """The runner, as `bitloom.load` takes it, that times whole models there. Errors: NotTimedError."""
+        ...
+
+
+if TYPE_CHECKING:
+
+    class TunableTarget(Target, TakesRecords, Tunable, Protocol):
+        """All that the tuner uses of a target."""
