@@ -322,7 +322,8 @@ def test_siblings_and_similar_kernels_give_hints(tmp_path: Path) -> None:
     hints = Transfer.of(similar, records, []).hints
     assert hints and all(similar.is_legal(hint) for hint in hints)
     assert min(formula(similar.plan(h)) for h in hints) < formula(similar.plan(similar.default))
-    far = KernelSpace(Convolution(64, 1, 1, 4096, 1, 1, 4096, 1, 1, *[ElementType.I8] * 3), MACHINE)
+    i8 = ElementType.I8
+    far = KernelSpace(Convolution(64, 1, 1, 4096, 1, 1, 4096, 1, 1, i8, i8, i8), MACHINE)
     assert Transfer.of(far, records, []).hints == []
 
 
