@@ -68,5 +68,7 @@ SPACES = [KernelSpace(form, MACHINE) for form in FORMS]
 def tuner(
     folder: Path, device: Computing, trials: int | None, seed: int = 0, place: Place | None = None
 ) -> Tuner:
+    """trials: None for as much time as is wanted."""
     subjects: list[Any] = [(f"k{i}", space, i + 1) for i, space in enumerate(SPACES)]
-    return Tuner(subjects, device, folder, seed=seed, budget=Budget(trials=trials), place=place)
+    budget = Budget(seconds=1e6) if trials is None else Budget(trials=trials)
+    return Tuner(subjects, device, folder, seed=seed, budget=budget, place=place)

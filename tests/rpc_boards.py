@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,3 +107,17 @@ class Farm:
 def children(process: int) -> list[int]:
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, check=False)
     return [int(word) for word in listed.stdout.split()]
+
+
+@contextmanager
+def farm_of(boards: int, key: str) -> Generator[Farm]:
+    """A tracker that knows so many boards of a key."""
+    made = Farm()
+    made.start_tracker()
+    for _ in range(boards):
+        made.start_agent(key)
+    try:
+        made.wait_for(boards)
+        yield made
+    finally:
+        made.stop()

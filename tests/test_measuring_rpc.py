@@ -27,7 +27,7 @@ from targets.measuring.program import Limits, Timing
 from targets.measuring.rpc import RpcBoards
 from targets.measuring.tracker import TrackerError, known_boards
 from tests.faulty_kernels import FAULTS, faulty
-from tests.rpc_boards import ROOT, Farm, children, free_port, started
+from tests.rpc_boards import ROOT, Farm, children, farm_of, free_port, started
 
 pytestmark = pytest.mark.skipif(not runs_here(X86_64), reason="the boards are this computer")
 LIMITS = Limits(seconds=2.0, memory_bytes=256 << 20)
@@ -37,15 +37,8 @@ QUICK = Timing(repeats=5, slice_seconds=0.0005)
 @pytest.fixture(scope="module")
 def farm() -> Iterator[Farm]:
     """Two boards of the key `pair`; tests that kill make their own."""
-    made = Farm()
-    made.start_tracker()
-    for _ in range(2):
-        made.start_agent("pair")
-    try:
-        made.wait_for(2)
+    with farm_of(2, "pair") as made:
         yield made
-    finally:
-        made.stop()
 
 
 def plans(count: int) -> list[object]:

@@ -14,6 +14,7 @@ from schedules.tuning.records import read
 from schedules.tuning.refine import PlaceError, Turn
 from schedules.tuning.space import Choice
 from schedules.tuning.tuned import Tuned
+from schedules.tuning.tuner import Tuner
 from tests.computed_device import FORMS, MACHINE, SPACES, Computing, formula, tuner
 
 
@@ -101,6 +102,16 @@ def test_a_given_number_of_trials_is_kept(tmp_path: Path) -> None:
     list(tuned.run())
     list(tuned.refine())
     assert len(device.measured) == 40
+
+
+def test_without_a_budget_kernels_get_no_more_trials_than_each_may_have(tmp_path: Path) -> None:
+    device = Computing()
+    subjects: list[Any] = [(f"k{i}", space, 1) for i, space in enumerate(SPACES)]
+    tuned = Tuner(subjects, device, tmp_path, place=Computed(elsewhere))
+    list(tuned.run())
+    alone = len(device.measured)
+    assert list(tuned.refine())
+    assert len(device.measured) == alone
 
 
 def test_an_interrupted_refinement_goes_on(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from targets.measuring.board_session import PROTOCOL
 from tests.command_line import ROOT, bitloom, environment
 from tests.command_line import Outcome as Done
 from tests.onnx_models import make_model, node, save
-from tests.rpc_boards import Farm
+from tests.rpc_boards import Farm, farm_of
 
 pytestmark = pytest.mark.skipif(not runs_here(X86_64), reason="the boards are this computer")
 LETTERS = ROOT / "examples" / "letters"
@@ -31,15 +31,8 @@ LETTERS = ROOT / "examples" / "letters"
 @pytest.fixture(scope="module")
 def farm() -> Iterator[Farm]:
     """Two boards of the key `pair`; tests that kill make their own."""
-    made = Farm()
-    made.start_tracker()
-    for _ in range(2):
-        made.start_agent("pair")
-    try:
-        made.wait_for(2)
+    with farm_of(2, "pair") as made:
         yield made
-    finally:
-        made.stop()
 
 
 def run(folder: Path, *arguments: str | Path) -> Done:

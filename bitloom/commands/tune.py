@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,17 +81,16 @@ def tune_command(
     from bitloom.tuning import device_of, tuner_of, work_of
     from schedules.tuning.tuner import Budget
 
+    budget = Budget(trials=trials, seconds=seconds)
     with shown_progress(quiet) as progress:
         work = work_of(source, target, calibration, extents, progress)
         if not place.is_here:
             progress("connect to the boards")
         device = device_of(work, place)
-    tuner = tuner_of(work, device, Budget(trials=trials, seconds=seconds), seed)
     try:
-        verdicts = _tuned(tuner, quiet)
-        spent = tuner.elapsed
-        tuner.close()
-        device.close()
+        with closing(device), closing(tuner_of(work, device, budget, seed)) as tuner:
+            verdicts = _tuned(tuner, quiet)
+            spent = tuner.elapsed
         comparisons, not_compared = _comparisons(work, place, quiet)
         if any(c.ratio > 1 for c in comparisons):
             tuner.withdraw()
@@ -98,9 +98,6 @@ def tune_command(
         print(f"interrupted; all measurements are kept in {records_path(device)}", file=sys.stderr)
         print(f"hint: the same command goes on: bitloom {shlex.join(sys.argv[1:])}", file=sys.stderr)
         raise typer.Exit(_INTERRUPTED) from None
-    finally:
-        tuner.close()
-        device.close()
     if json:
         _print_json(tuner, verdicts, spent, comparisons, not_compared)
     else:
@@ -224,6 +221,7 @@ def _print_json(
             "kernels": kernels,
             "model": models,
             "not_compared": not_compared or None,
+            "withdrawn": any(c.ratio > 1 for c in comparisons),
         }
     )
 

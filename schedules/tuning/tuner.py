@@ -231,7 +231,8 @@ class Tuner:
         for kernel, placed in zip(self.kernels, refinement.kernels, strict=True):
             placed.recall(kernel.placed)
         began = self.elapsed
-        searching = self.budget.trials is None
+        # Without a time that is given there is a limit of trials, which new choices would pass.
+        searching = self.budget.trials is None and self.budget.seconds is not None
 
         def may_go_on() -> bool:
             rounds, seconds = refinement.rounds, self.budget.seconds
