@@ -38,7 +38,7 @@ class Record:
     subject is, in JSON, from which similar ones are recognized. choice: template and fields. cost, spread:
     None unless the outcome is MEASURED. verdict: None for a measurement; else that a comparison by turns has
     made this the choice for its subject, and its cost over the default's. date: UTC, ISO 8601. versions: of
-    what built it.
+    what built it. parts: as of `Measurement`.
     """
 
     fingerprint: str
@@ -55,6 +55,7 @@ class Record:
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     said: str = ""
     verdict: float | None = None
+    parts: tuple[float, ...] = ()
 
     def line(self) -> str:
         """With checksum, without the end of the line."""
@@ -76,7 +77,8 @@ class Record:
             raise ValueError(f"its format is not {FORMAT}")
         try:
             record = Record(**body)
-            return replace(record, unit=Unit(record.unit), outcome=Outcome(record.outcome))
+            kinds = {"unit": Unit(record.unit), "outcome": Outcome(record.outcome)}
+            return replace(record, **kinds, parts=tuple(record.parts))
         except (TypeError, ValueError) as error:
             raise ValueError(f"no record ({error})") from None
 
