@@ -68,7 +68,7 @@ def test_what_lives_at_one_time_shares_no_byte(wanted: list[tuple[int, int, int]
         room.taken.append((at, at + count, first, last))
 
 
-def _narrowing() -> Graph:
+def narrowing() -> Graph:
     """A long layer with few weights, then short ones with many."""
     graph, rng = Graph("narrowing"), np.random.default_rng(0)
     element = QuantizedType(ElementType.I8, Quantization((0.05,), 0))
@@ -90,7 +90,7 @@ def _narrowing() -> Graph:
 def test_constants_of_later_layers_come_while_the_flash_would_idle(
     preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph, config = _narrowing(), load_config(preset)
+    graph, config = narrowing(), load_config(preset)
     check_exact(graph, config, random_arrays(graph, 0))
     (step,) = lower_to_streams(graph, config).steps
     assert isinstance(step, StreamStep)

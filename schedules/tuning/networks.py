@@ -36,10 +36,14 @@ STAGINGS = tuple(
 _PLAIN = STAGINGS.index(PLAIN)
 # Tilings of a layer that its own search proposes at once.
 _QUEUE = 8
+# The share of new tilings that are one of so many neighbours of the one before.
+_NEAR, _NEIGHBOURS = 0.5, 12
+# Networks that new ones are made from.
+_ELITE = 8
 # Layers that get a new tiling in one trial, by turns: few, which may be faster at once, or many, to learn of.
 _TOGETHER = (1, 2, 4, 1 << 10, 2)
 # Of each round's trials, those that put together what was found.
-_COMBINED = 3
+_COMBINED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +165,13 @@ class NetworkSearch:
 
     def __init__(self, space: NetworkSpace, seed: int) -> None:
         self.space, self.random = space, Random(seed)
-        self.inner = [EvolutionarySearch(s, seed + 7919 * i) for i, s in enumerate(space.spaces)]
-        self.waiting = [deque[int]() for _ in space.spaces]
+        kinds = enumerate(dict.fromkeys(space.spaces))
+        searches = {s: EvolutionarySearch(s, seed + number) for number, s in kinds}
+        self.inner = [searches[s] for s in space.spaces]  # equal layers learn together
+        self.over = {s: dict[int, float]() for s in searches}  # cycles of rows by those of the default
+        self.waiting = {s: deque[int]() for s in searches}
         self.tried = [0] * len(space.spaces)
+        self.handed = [set[int]() for _ in space.spaces]
         self.scores: list[dict[int, float]] = [{} for _ in space.spaces]
         self.costs: dict[NetworkChoice, float] = {}
         self.proposed: set[NetworkChoice] = set()
@@ -211,9 +219,12 @@ class NetworkSearch:
             self._learn_score(at, choice.rows[at], max(1.0, score))
 
     def _learn_score(self, at: int, row: int, score: float) -> None:
+        space = self.space.spaces[at]
         self.scores[at][row] = score
         self.tried[at] += 1
-        self.inner[at].learn(row, score)
+        over = score / self.scores[at].get(space.default, score)
+        self.over[space][row] = min(over, self.over[space].get(row, over))
+        self.inner[at].learn(row, self.over[space][row])
 
     def _around(self, cycles: Array, at: int) -> float:
         """Of a layer and those beside it."""
@@ -239,8 +250,13 @@ class NetworkSearch:
         if len(found) < count:
             other = replace(base, staging=self.random.randrange(len(STAGINGS)))
             found |= {other: None} if self._is_new(other) else {}
+        elite = sorted(self.costs, key=lambda c: self.costs[c])[:_ELITE]
         for number in range(2 * count):
-            choice = self._changed(base, _TOGETHER[number % len(_TOGETHER)])
+            parent = elite[min(int(self.random.expovariate(0.7)), len(elite) - 1)]
+            if number == 0:
+                choice = self._crossed(parent, self.random.choice(elite))
+            else:
+                choice = self._changed(parent, _TOGETHER[number % len(_TOGETHER)])
             if len(found) < count and self._is_new(choice):
                 found[choice] = None
         self.proposed.update(found)
@@ -277,6 +293,11 @@ class NetworkSearch:
             rows[at] = gains[at][1]
         return replace(base, rows=tuple(rows))
 
+    def _crossed(self, one: NetworkChoice, other: NetworkChoice) -> NetworkChoice:
+        """Some consecutive layers of the other."""
+        first, last = sorted(self.random.randrange(len(one.rows) + 1) for _ in range(2))
+        return replace(one, rows=(*one.rows[:first], *other.rows[first:last], *one.rows[last:]))
+
     def _changed(self, base: NetworkChoice, most: int) -> NetworkChoice:
         """New tilings in up to so many layers that are no neighbours, mostly where most may be gained."""
         rows = list(base.rows)
@@ -287,17 +308,29 @@ class NetworkSearch:
         chosen: list[int] = []
         for at in sorted(range(len(rows)), key=lambda at: -worth[at]):
             if len(chosen) < most and all(self._apart(at, other) for other in chosen):
-                row = self._next(at)
+                row = self._near(at, rows[at]) if self.random.random() < _NEAR else self._next(at)
                 if row is not None and row != rows[at]:
                     chosen.append(at)
                     rows[at] = row
                     self.tried[at] += 1
         return replace(base, rows=tuple(rows))
 
+    def _near(self, at: int, row: int) -> int | None:
+        near = [r for r in self.space.spaces[at].neighbours(row) if r not in self.scores[at]]
+        return self.random.choice(near[:_NEIGHBOURS]) if near else None
+
     def _next(self, at: int) -> int | None:
-        if not self.waiting[at]:
-            self.waiting[at].extend(self.inner[at].propose(_QUEUE))
-        return self.waiting[at].popleft() if self.waiting[at] else None
+        """What was good for an equal layer, else what the layers' search proposes."""
+        space, scores = self.space.spaces[at], self.scores[at]
+        over = self.over[space]
+        best = min(over, key=lambda row: over[row], default=None)
+        if best is not None and best not in scores and best not in self.handed[at]:
+            self.handed[at].add(best)
+            return best
+        waiting = self.waiting[space]
+        if not waiting:
+            waiting.extend(self.inner[at].propose(_QUEUE))
+        return waiting.popleft() if waiting else None
 
     def expect(self) -> float:
         base = self.best

@@ -21,7 +21,7 @@ from sim.fields import Column
 
 # Of tens of thousands of tilings, those that may be worth a trial: by their cycles over the fewest of the
 # analytic model, which errs, and no more than so many.
-_WORTH, _MOST = 2.0, 4096
+_WORTH, _MOST = 1.3, 4096
 _FIELDS = tuple(f.name for f in dataclasses.fields(Tiling))
 # What follows from the other fields.
 _FOLLOW = {

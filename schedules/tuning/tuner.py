@@ -221,6 +221,7 @@ class Tuner:
                 kernel.search.forget(choice)
             else:
                 kernel.learn(choice, measurement.cost, measurement.parts)
+                kernel.verdict = None  # one of before did not know of this
             yield kernel.progress
 
     def _record(self, kernel: _Kernel, choice: Any, m: Measurement, verdict: float | None = None) -> Record:

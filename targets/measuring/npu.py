@@ -120,7 +120,9 @@ class NpuDevice:
         return measurement
 
     def _together(self, candidates: dict[int, Choices]) -> Iterator[tuple[int, Measurement]]:
-        waiting = {self._submit(c): at for at, c in candidates.items()}
+        waiting: dict[Future[Measurement], int] = {}
+        for at, choices in list(candidates.items()):
+            waiting[self._submit(choices)] = at
         while waiting:
             done, _ = wait(waiting, _SECONDS, FIRST_COMPLETED)
             if not done:
@@ -146,11 +148,18 @@ class NpuDevice:
             return Measurement(Outcome.HUNG, said=f"no answer within {_SECONDS:g} s")
 
     def _submit(self, choices: Choices) -> Future[Measurement]:
+        try:
+            return self._started().submit(_measure, choices, self._least)
+        except BrokenProcessPool:  # a process has ended since
+            self.close()
+            return self._started().submit(_measure, choices, self._least)
+
+    def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
             self._others = set(multiprocessing.active_children())
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.parallel, context, _begin, self._given)
-        return self._pool.submit(_measure, choices, self._least)
+        return self._pool
 
     def close(self) -> None:
         if self._pool is not None:

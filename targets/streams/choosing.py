@@ -23,11 +23,12 @@ def network_subject(lowering: Lowering, config: NpuConfig) -> str:
 def network_space(lowering: Lowering, program: NpuProgram) -> NetworkSpace:
     """program: as the compiler writes it when nothing is given."""
     config = program.config
-    layers: dict[int, TilingSpace] = {}
+    layers, known = dict[int, TilingSpace](), dict[TilingSpace, TilingSpace]()
     for step in program.steps:
         if isinstance(step, StreamStep):
             for number, (shape, tiling) in sorted(step.products.items()):
-                layers[step.first + number] = TilingSpace(shape, step.fits, tiling)
+                space = TilingSpace(shape, step.fits, tiling)
+                layers[step.first + number] = known.setdefault(space, space)
     return NetworkSpace(network_subject(lowering, config), machine_of(config), layers, version())
 
 
