@@ -2,11 +2,11 @@
 
     python -m benchmarks.npu_tuning [MODEL ...] [--npu NAME ...] [--trials N] [--records FOLDER]
 
-For each model of the zoo and each NPU: cycles with the tilings that the analytic model likes best; with those
-that `compile` chooses, which tries some of them on the simulator; and with the records of `tune` after so many
-trials (0: of the folder's records alone). Then Kendall's tau between the analytic model and the simulator:
-tilings of each layer, drawn from all that fit, and from those within 1.3 of the cheapest (which are what a
-choice is about); the mean over the distinct layers. With a folder of records a run goes on where it has ended.
+For each model of the zoo and each NPU: cycles with the tilings that the analytic model likes best; with
+those that `compile` chooses, which tries some on the simulator; and with the records of `tune` after so many
+trials. Then Kendall's tau between the analytic model and the simulator: tilings of each layer, drawn from all
+that fit, and from those within 1.3 of the cheapest, which are what a choice is about; the mean over layers.
+With a folder of records a run goes on where it has ended.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,7 +112,7 @@ def models() -> list[str]:
 
 
 @contextmanager
-def _folder(given: Path | None) -> Iterator[Path]:
+def _folder(given: Path | None) -> Generator[Path]:
     if given is not None:
         yield given
         return

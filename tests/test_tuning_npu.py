@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 from dataclasses import replace
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 
@@ -102,7 +104,7 @@ def test_a_candidate_that_the_checker_refuses_is_an_outcome() -> None:
     space = space_of(graph, config)
     own = space.candidate(space.default)
     first = min(own.tilings)
-    wide = replace(own.tilings[first], result_slot_bytes=config.scratchpad.activation_bytes)
+    wide = replace(own.tilings[first], rows=48, columns=48)  # more than the accumulators hold
     measured = Network(graph, config).measure(Choices({**own.tilings, first: wide}))
     assert measured.outcome is Outcome.NOT_BUILT
     assert "the checker refuses it: core 0, instruction " in measured.said
@@ -111,12 +113,16 @@ def test_a_candidate_that_the_checker_refuses_is_an_outcome() -> None:
 def test_the_device_measures_in_processes_and_outlives_their_end() -> None:
     graph, config = narrowing(), load_config("npu-128")
     space, network = space_of(graph, config), Network(graph, config)
-    choices = [space.candidate(space.default), *(space.candidate(drawn(space, n)) for n in range(11))]
+    choices = [space.candidate(space.default), *(space.candidate(drawn(space, n)) for n in range(5))]
     expected = {n: network.measure(c).cost for n, c in enumerate(choices)}
     others = set(multiprocessing.active_children())
 
+    seen = set[BaseProcess]()
+
     def kill() -> None:
-        for child in set(multiprocessing.active_children()) - others:
+        mine = set(multiprocessing.active_children()) - others
+        seen.update(mine)
+        for child in mine:
             child.kill()
 
     device = NpuDevice(graph, config)
@@ -134,9 +140,10 @@ def test_the_device_measures_in_processes_and_outlives_their_end() -> None:
             assert measured.outcome in (Outcome.MEASURED, Outcome.CRASHED)
             assert measured.outcome is Outcome.CRASHED or measured.cost == expected[number]
         assert sorted(ended) == list(expected)
+        seen.update(set(multiprocessing.active_children()) - others)
     finally:
         device.close()
-    assert not set(multiprocessing.active_children()) - others
+    assert all(connection.wait([child.sentinel], 0) for child in seen)
 
 
 def tuned(graph: Graph, folder: Path, trials: int) -> Tuner:

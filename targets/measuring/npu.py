@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 
 import numpy as np
@@ -30,8 +31,9 @@ from targets.streams.running import run_model
 
 _WORKERS = 2
 _SECONDS = 300.0  # that a candidate may take
+_SECONDS_TO_END = 5.0
 # What a candidate that nobody has tried finds wrong with a compiler is its own outcome.
-_FOUND_WRONG = (AssertionError, ArithmeticError, LookupError, ValueError)
+_FOUND_WRONG = (AssertionError, ArithmeticError, LookupError, ValueError, RecursionError)
 
 
 def fingerprint_of(config: NpuConfig) -> str:
@@ -107,7 +109,8 @@ class NpuDevice:
         self._least = float("inf")
 
     def measure(self, candidates: Sequence[Choices]) -> Iterator[tuple[int, Measurement]]:
-        """Several at once; after one that ended its process or did not answer, the others one by one."""
+        """Several at once; after one that ended its process or did not answer, the others one by one, for
+        nobody knows which it was."""
         left = dict(enumerate(candidates))
         for at, measurement in self._together(left):
             del left[at]
@@ -132,7 +135,7 @@ class NpuDevice:
                 at = waiting.pop(future)
                 try:
                     measurement = future.result()
-                except BrokenProcessPool:
+                except (BrokenProcessPool, CancelledError):
                     self.close()
                     return
                 yield at, measurement
@@ -164,10 +167,13 @@ class NpuDevice:
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-            for child in set(multiprocessing.active_children()) - self._others:
+            children = set(multiprocessing.active_children()) - self._others
+            for child in children:
                 child.terminate()
             self._pool.shutdown()  # its thread ends before the interpreter's exit writes to its pipe
             self._pool = None
+            for child in children:
+                connection.wait([child.sentinel], _SECONDS_TO_END)
 
 
 _networks: list[Network] = []
