@@ -7,11 +7,12 @@ own order holds them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 
 from schedules.npu_mechanisms import ALL, Mechanisms
+from schedules.npu_tiling import Shape, Tiling
 from sim.config import NpuConfig
 from sim.isa import Engine, Inflate, Instruction, Load, LocalStrides, Memory, Store, Strides
 from sim.memories import bank_layout, memory_sizes
@@ -70,11 +71,14 @@ class Slots:
 class Emitter:
     """Collects (core, instruction) in the order that results must respect. layers: of each one, the number of
     the layer that it belongs to. expects: what tilings reckon with, where constants do not come as `config`
-    says. mechanisms: those that tilings may use."""
+    says. mechanisms: those that tilings may use. chosen: tilings that are given, by layer; products: what
+    layers of products were, and the tilings that they had."""
 
     config: NpuConfig
     expects: NpuConfig
     mechanisms: Mechanisms = ALL
+    chosen: Mapping[int, Tiling] = field(default_factory=dict[int, Tiling])
+    products: dict[int, tuple[Shape, Tiling]] = field(default_factory=dict[int, tuple[Shape, Tiling]])
     instructions: list[tuple[int, Instruction]] = field(default_factory=list[tuple[int, Instruction]])
     layers: list[int] = field(default_factory=list[int])
     layer: int = 0

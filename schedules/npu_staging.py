@@ -28,9 +28,23 @@ from sim.tokens import Synchronised
 
 LEAST_BANKS = 6  # of the activation memory: two are kept for staging
 BANKS = 2
-_WINDOW = 3000.0  # cycles to either side of a demand in which it is looked at how busy LOAD is
-_IDLE = 0.8  # LOAD fetches copies where it is busy for less than that part of the time FETCH would be
-_STORE_MARGIN = 0.1  # of a transfer: how much later than planned data may arrive without delaying STORE
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """How copies are planned.
+
+    idle: LOAD fetches copies where it is busy for less than that part of the time FETCH would be. window:
+    cycles to either side of a demand in which that is looked at. margin: of a transfer, how much later than
+    planned data may arrive without delaying STORE.
+    """
+
+    idle: float = 0.8
+    window: float = 3000.0
+    margin: float = 0.1
+
+
+PLAIN = Staging()
 
 
 @dataclass(slots=True)
@@ -104,7 +118,12 @@ class Staged:
 
 
 def stage(
-    written: Written, found: Synchronised, config: NpuConfig, room: Room, constants: int
+    written: Written,
+    found: Synchronised,
+    config: NpuConfig,
+    room: Room,
+    constants: int,
+    staging: Staging = PLAIN,
 ) -> Staged | None:
     """The program with copies of constants to SRAM, or None where there is nothing to copy.
 
@@ -121,7 +140,7 @@ def stage(
     if not numbers or spread:
         return None
     times = instruction_times(found, config, numbers, len(written.instructions))
-    plan = _Plan(written, config, room, times)
+    plan = _Plan(written, config, room, times, staging)
     plan.serve(sorted((demand_of(n, written, times) for n in numbers), key=lambda d: d.start))
     return Staged(plan.written(), times.cycles) if plan.copies else None
 
@@ -133,8 +152,10 @@ class _Plan:
     where DRAM was late. free: when FETCH of a core has done what was planned.
     """
 
-    def __init__(self, written: Written, config: NpuConfig, room: Room, times: InstructionTimes) -> None:
-        start = times.start
+    def __init__(
+        self, written: Written, config: NpuConfig, room: Room, times: InstructionTimes, staging: Staging
+    ) -> None:
+        start, self.staging = times.start, staging
         self.before, self.config, self.room = written, config, room
         self.order = np.argsort(start, kind="stable")
         self.position = np.empty_like(self.order)
@@ -151,7 +172,7 @@ class _Plan:
         self.sources: dict[int, tuple[int, Engine]] = {}
         self.inserted: dict[int, list[tuple[int, int, Instruction]]] = {}
         self.delays: list[tuple[float, float]] = [(0.0, 0.0)]
-        self.idle = [_IDLE for _ in cores]
+        self.idle = [staging.idle for _ in cores]
         self.loads = [self._loads(core, times) for core in cores]
         self.cores = [_Core() for _ in cores]
 
@@ -176,7 +197,8 @@ class _Plan:
         for d in demands:
             busy[d.core] += d.quick + (0 if d.key in self.last else d.slow)
             self.last[d.key] = max(d.layer, self.last.get(d.key, 0))
-        self.idle = [min(max(_IDLE * part / end, _IDLE / 2), _IDLE) for part in busy]
+        idle = self.staging.idle
+        self.idle = [min(max(idle * part / end, idle / 2), idle) for part in busy]
         for d in demands:
             self._serve(d)
 
@@ -200,11 +222,13 @@ class _Plan:
     def _loads_idle(self, d: Demand) -> bool:
         """Whether LOAD has time around a demand, and a row's elements stay together when its turn comes."""
         reached = int(self.loading[d.core][self.position[d.number]])
-        if any(n in self.spread[d.core] for n in range(d.layer, reached + 1)):
+        around = range(min(d.layer, reached), max(d.layer, reached) + 1)
+        if any(n in self.spread[d.core] for n in around):
             return False
         starts, busy = self.loads[d.core]
-        begin, end = np.searchsorted(starts, [d.start - _WINDOW, d.start + _WINDOW])
-        return bool(busy[end] - busy[begin] < self.idle[d.core] * 2 * _WINDOW)
+        window = self.staging.window
+        begin, end = np.searchsorted(starts, [d.start - window, d.start + window])
+        return bool(busy[end] - busy[begin] < self.idle[d.core] * 2 * window)
 
     def _delay(self, d: Demand, end: float) -> None:
         """What uses a demand, and all that follows, is late where the demand ends late."""
@@ -268,7 +292,7 @@ class _Plan:
         port, issue = self.config.sram, self.config.issue_cycles
         for size in self._sizes(d):
             cycles = self._cycles(size)
-            stored = begin + (1 + _STORE_MARGIN) * cycles
+            stored = begin + (1 + self.staging.margin) * cycles
             latency, outstanding = port.write_latency_cycles, port.write_outstanding
             tail = _transfer(size, port.burst_bytes, port.burst_cycles, latency, outstanding)
             found.append((begin, stored, stored + issue + tail))

@@ -23,8 +23,9 @@ from sim.isa import Engine, Load, LocalStrides, Memory, Store
 from sim.programs.random import instructions_of
 from sim.timing import time_program
 from sim.tokens import insert_tokens
-from targets.streams import lowering
-from targets.streams.lowering import StreamStep, lower_to_streams
+from targets.streams import writing
+from targets.streams.lowering import lower_to_streams
+from targets.streams.writing import StreamStep
 from tests.npu_networks import check_exact
 from tests.random_graphs import random_arrays
 
@@ -68,7 +69,7 @@ def test_what_lives_at_one_time_shares_no_byte(wanted: list[tuple[int, int, int]
         room.taken.append((at, at + count, first, last))
 
 
-def _narrowing() -> Graph:
+def narrowing() -> Graph:
     """A long layer with few weights, then short ones with many."""
     graph, rng = Graph("narrowing"), np.random.default_rng(0)
     element = QuantizedType(ElementType.I8, Quantization((0.05,), 0))
@@ -90,7 +91,7 @@ def _narrowing() -> Graph:
 def test_constants_of_later_layers_come_while_the_flash_would_idle(
     preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph, config = _narrowing(), load_config(preset)
+    graph, config = narrowing(), load_config(preset)
     check_exact(graph, config, random_arrays(graph, 0))
     (step,) = lower_to_streams(graph, config).steps
     assert isinstance(step, StreamStep)
@@ -98,7 +99,7 @@ def test_constants_of_later_layers_come_while_the_flash_would_idle(
     stores = [i for i in step.program.streams[0].decode() if isinstance(i, Store)]
     copied = sum(i.row_bytes for i in stores if i.local >= 6 * bank)
     assert copied > 10_000
-    monkeypatch.setattr(lowering, "stage", lambda *_: None)
+    monkeypatch.setattr(writing, "stage", lambda *_: None)
     (plain,) = lower_to_streams(graph, config).steps
     assert isinstance(plain, StreamStep)
     assert time_program(step.program, config).cycles < 0.9 * time_program(plain.program, config).cycles

@@ -13,6 +13,7 @@ from compiler.loops.form import Form
 from compiler.lowering.kernel import KernelPlan, structural_digest
 from compiler.lowering.machine import CpuMachine
 from schedules.cpu import plan_kernel
+from schedules.tuning import networks
 from schedules.tuning.measure import Outcome, Unit
 from schedules.tuning.records import Record, Warn, databases, read
 from schedules.tuning.space import KernelSpace, key_of
@@ -75,6 +76,8 @@ class Tuned:
 def is_current(record: Record) -> bool:
     """Whether a record's template is as it was."""
     try:
+        if record.choice["template"] == networks.TEMPLATE:
+            return record.key == networks.key_of(record.subject, networks.version())
         return record.key == key_of(record.subject, record.choice["template"])
     except KeyError:
         return False

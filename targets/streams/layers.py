@@ -20,7 +20,7 @@ from schedules.npu_emit import Blob, Emitter
 from schedules.npu_finish import SIGN_ZERO
 from schedules.npu_product import Product, emit_product
 from schedules.npu_search import choose_tiling
-from schedules.npu_tiling import Shape, waits_for_weights
+from schedules.npu_tiling import Shape, Tiling, waits_for_weights
 from sim.compression import deflate
 from targets.streams import rules
 from targets.streams.layer import Layer, Memory
@@ -74,10 +74,8 @@ class ProductLayer:
         ratio = weight_ratio(constants["weight"], form.weight.bits)
         late = e.expects == e.config or waits_for_weights(form, ratio, e.config)
         shape = Shape(form, image.dram, result.dram, ratio, late)
-        tiling = choose_tiling(shape, e.config, e.mechanisms)
-        assert tiling is not None  # where operands lie changes the cost, not what fits
-        if e.expects != e.config:
-            tiling = replace(tiling, image_engines=1)  # FETCH has copies of constants to make
+        tiling = e.chosen.get(e.layer) or _tiling(shape, e)
+        e.products[e.layer] = shape, tiling
         weights = {
             key: _blob(memory, packed)
             for key, packed in pack_weights(form, tiling, constants["weight"], e.config)
@@ -91,6 +89,13 @@ class ProductLayer:
         emit_product(
             e, Product(form, tiling, image, result, weights, parameters, zero_in, zero_out, low, high)
         )
+
+
+def _tiling(shape: Shape, e: Emitter) -> Tiling:
+    tiling = choose_tiling(shape, e.config, e.mechanisms)
+    assert tiling is not None  # where operands lie changes the cost, not what fits
+    # Where constants come to SRAM first, FETCH has copies of them to make.
+    return tiling if e.expects == e.config else replace(tiling, image_engines=1)
 
 
 def _blob(memory: Memory, raw: Array) -> Blob:
