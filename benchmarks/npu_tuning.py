@@ -33,6 +33,7 @@ from schedules.npu_mechanisms import ALL, Mechanism
 from schedules.npu_search import trial
 from schedules.npu_space import tiling_space, with_two_engines
 from schedules.tuning.networks import NetworkSpace
+from schedules.tuning.tilings import TilingSpace
 from schedules.tuning.tuner import Budget, Tuner
 from sim.config import preset_names
 from sim.validate import kendall_tau
@@ -89,7 +90,8 @@ def taus(space: NetworkSpace) -> tuple[float, float]:
     """Of tilings from all that fit, and from those near the cheapest."""
     found: list[list[float]] = [[], []]
     rng = np.random.default_rng(0)
-    for layer in list(dict.fromkeys(space.spaces))[:_TAU_LAYERS]:
+    products = [s for s in dict.fromkeys(space.spaces) if isinstance(s, TilingSpace)]
+    for layer in products[:_TAU_LAYERS]:
         every = with_two_engines(tiling_space(layer.shape, layer.fits), layer.shape)
         cycles, _ = costs(every, layer.shape, layer.fits)
         for part, rows in zip(

@@ -36,12 +36,16 @@ class Staging:
 
     idle: LOAD fetches copies where it is busy for less than that part of the time FETCH would be. window:
     cycles to either side of a demand in which that is looked at. margin: of a transfer, how much later than
-    planned data may arrive without delaying STORE.
+    planned data may arrive without delaying STORE. even: what takes several pieces is cut into equal ones.
+    shares: LOAD fetches copies also between rows whose elements it spreads, and what it fetches counts as
+    time in which it is busy.
     """
 
     idle: float = 0.8
     window: float = 3000.0
     margin: float = 0.1
+    even: bool = False
+    shares: bool = False
 
 
 PLAIN = Staging()
@@ -140,7 +144,7 @@ def stage(
     if not numbers or spread:
         return None
     times = instruction_times(found, config, numbers, len(written.instructions))
-    plan = _Plan(written, config, room, times, staging)
+    plan = _Plan(written, config, room, times, staging, frozenset(numbers) if staging.shares else frozenset())
     plan.serve(sorted((demand_of(n, written, times) for n in numbers), key=lambda d: d.start))
     return Staged(plan.written(), times.cycles) if plan.copies else None
 
@@ -153,7 +157,13 @@ class _Plan:
     """
 
     def __init__(
-        self, written: Written, config: NpuConfig, room: Room, times: InstructionTimes, staging: Staging
+        self,
+        written: Written,
+        config: NpuConfig,
+        room: Room,
+        times: InstructionTimes,
+        staging: Staging,
+        planned: frozenset[int],
     ) -> None:
         start, self.staging = times.start, staging
         self.before, self.config, self.room = written, config, room
@@ -173,7 +183,8 @@ class _Plan:
         self.inserted: dict[int, list[tuple[int, int, Instruction]]] = {}
         self.delays: list[tuple[float, float]] = [(0.0, 0.0)]
         self.idle = [staging.idle for _ in cores]
-        self.loads = [self._loads(core, times) for core in cores]
+        self.loads = [self._loads(core, times, planned) for core in cores]
+        self.shared: list[list[tuple[float, float]]] = [[] for _ in cores]
         self.cores = [_Core() for _ in cores]
 
     def _reached(self, core: int, engine: Engine, layers: Column) -> Column:
@@ -182,13 +193,14 @@ class _Plan:
         mine = np.fromiter(engines, bool, len(layers))[self.order]
         return np.concatenate([[0], np.maximum.accumulate(np.where(mine, layers, 0))])
 
-    def _loads(self, core: int, times: InstructionTimes) -> tuple[Times, Times]:
-        """Starts of what LOAD does, and cycles of all before each."""
+    def _loads(self, core: int, times: InstructionTimes, planned: frozenset[int]) -> tuple[Times, Times]:
+        """Starts of what LOAD does beside what is `planned`, and cycles of all before each."""
         mine = [
             n
             for n in self.order.tolist()
             if self.before.instructions[n][0] == core
             and self.before.instructions[n][1].runs_on is Engine.LOAD
+            and n not in planned
         ]
         return times.start[mine], np.concatenate([[0.0], np.cumsum(times.quick[mine])])
 
@@ -213,6 +225,8 @@ class _Plan:
             self.sources[d.number] = (copy.address, engine)
             if engine is Engine.FETCH:
                 core.free += d.quick
+            elif self.staging.shares:
+                self.shared[d.core].append((d.start, d.quick))
             self._delay(d, max(due, copy.ready) + d.quick)
         else:
             begin = max(core.free, due)
@@ -220,15 +234,22 @@ class _Plan:
             self._delay(d, core.free)
 
     def _loads_idle(self, d: Demand) -> bool:
-        """Whether LOAD has time around a demand, and a row's elements stay together when its turn comes."""
+        """Whether LOAD has time around a demand, and a row's elements stay together when its turn comes: in
+        the order of the program and in that of layers."""
         reached = int(self.loading[d.core][self.position[d.number]])
         around = range(min(d.layer, reached), max(d.layer, reached) + 1)
-        if any(n in self.spread[d.core] for n in around):
+        own = self.staging.shares and reached == d.layer
+        if not own and any(n in self.spread[d.core] for n in around):
             return False
         starts, busy = self.loads[d.core]
         window = self.staging.window
         begin, end = np.searchsorted(starts, [d.start - window, d.start + window])
-        return bool(busy[end] - busy[begin] < self.idle[d.core] * 2 * window)
+        taken = float(busy[end] - busy[begin])
+        for start, quick in reversed(self.shared[d.core]):
+            if start < d.start - window:
+                break
+            taken += quick
+        return taken < self.idle[d.core] * 2 * window
 
     def _delay(self, d: Demand, end: float) -> None:
         """What uses a demand, and all that follows, is late where the demand ends late."""
@@ -284,7 +305,11 @@ class _Plan:
     def _sizes(self, d: Demand) -> list[int]:
         pads = self.config.scratchpad
         bank = pads.activation_bytes // pads.activation_banks
-        return [min(bank, d.size - at) for at in range(0, d.size, bank)]
+        piece = bank
+        if self.staging.even:
+            burst = self.config.dram.burst_bytes
+            piece = min(bank, ceil(d.size / ceil(d.size / bank) / burst) * burst)
+        return [min(piece, d.size - at) for at in range(0, d.size, piece)]
 
     def _copied(self, d: Demand, begin: float) -> list[tuple[float, float, float]]:
         """Of each piece, when its transfer begins, when STORE turns to it, and when it is copied."""
@@ -346,7 +371,17 @@ class _Plan:
     def written(self) -> Written:
         """The program in the order of starts, with the copies."""
         result = Written([], [])
-        spread: dict[int, LocalStrides] = {}  # of STORE, where elements do not lie one behind the other
+        # Of LOAD and STORE, where elements do not lie one behind the other.
+        spread: dict[tuple[int, Engine], LocalStrides] = {}
+
+        def add(core: int, instruction: Instruction, layer: int) -> None:
+            """What moves a single row whose elements stay together."""
+            engine = instruction.runs_on
+            own = None if engine is None else spread.get((core, engine))
+            around = ([_registers(own.engine)[1]], [own]) if own is not None else ([], [])
+            for i in (*around[0], instruction, *around[1]):
+                result.add(core, i, layer)
+
         for core in range(self.config.cores):
             for register in (
                 r for engine in (Engine.LOAD, Engine.FETCH, Engine.STORE) for r in _registers(engine)
@@ -354,19 +389,18 @@ class _Plan:
                 result.add(core, register, 0)
         for position, number in enumerate(self.order.tolist()):
             for core, layer, instruction in self.inserted.get(position, ()):
-                own = spread.get(core) if isinstance(instruction, Store) else None
-                around = [[_registers(Engine.STORE)[1]], [own]] if own is not None else [[], []]
-                for i in (*around[0], instruction, *around[1]):
-                    result.add(core, i, layer)
+                add(core, instruction, layer)
             core, instruction = self.before.instructions[number]
-            if isinstance(instruction, LocalStrides) and instruction.engine is Engine.STORE:
-                spread.pop(core, None)
+            if isinstance(instruction, LocalStrides) and instruction.engine in (Engine.LOAD, Engine.STORE):
+                spread.pop((core, instruction.engine), None)
                 if instruction.element != instruction.element_bytes:
-                    spread[core] = instruction
+                    spread[core, instruction.engine] = instruction
             if number in self.sources:
                 address, engine = self.sources[number]
-                instruction = replace(instruction, engine=engine, dram=False, external=address)
-            result.add(core, instruction, self.before.layers[number])
+                moved = replace(instruction, engine=engine, dram=False, external=address)
+                add(core, moved, self.before.layers[number])
+            else:
+                result.add(core, instruction, self.before.layers[number])
         return result
 
 

@@ -1,4 +1,4 @@
-"""The tilings of all products of a network on an NPU: tuned as one, since layers overlap.
+"""How all layers of a network on an NPU are cut: tuned as one, since they overlap.
 
 A trial is the whole network. Its layers end one after the other, so that one trial tells of many tilings:
 those of layers that are no neighbours are changed together, and what each change gains is seen where it
@@ -19,19 +19,24 @@ import numpy as np
 
 from compiler.lowering.kernel import structural_digest
 from compiler.numerics.element import Array
-from schedules.npu_choices import Choices
+from schedules.npu_choices import Choices, Manner
 from schedules.npu_staging import PLAIN, Staging
+from schedules.npu_tiling import Tiling
+from schedules.tuning.manners import MannerSpace, manner_json, manner_of
 from schedules.tuning.search import EvolutionarySearch
 from schedules.tuning.tilings import TilingSpace, tiling_json, tiling_of
 from schedules.tuning.versions import source_version
 
 TEMPLATE = "npu tilings"
 Rows = tuple[int, ...]
+LayerSpace = TilingSpace | MannerSpace
 STAGINGS = tuple(
-    Staging(idle, window, margin)
-    for idle in (0.4, 0.6, 0.8, 1.0)
-    for window in (500.0, 1000.0, 3000.0, 10000.0)
-    for margin in (0.0, 0.1, 0.3)
+    Staging(idle, window, margin, even, shares)
+    for idle in (0.3, 0.4, 0.5, 0.6, 0.8, 1.2)
+    for window in (1000.0, 3000.0, 10000.0)
+    for margin in (0.0, 0.1, 0.3, 1.0)
+    for even in (False, True)
+    for shares in (False, True)
 )
 _PLAIN = STAGINGS.index(PLAIN)
 # Tilings of a layer that its own search proposes at once.
@@ -64,12 +69,12 @@ class NetworkSpace:
 
     subject: str
     machine_name: str
-    layers: Mapping[int, TilingSpace]
+    layers: Mapping[int, LayerSpace]
     staged: tuple[int, ...]
     version: str
 
     @cached_property
-    def spaces(self) -> tuple[TilingSpace, ...]:
+    def spaces(self) -> tuple[LayerSpace, ...]:
         return tuple(self.layers.values())
 
     @cached_property
@@ -96,10 +101,9 @@ class NetworkSpace:
         return NetworkChoice(rows, random.randrange(len(STAGINGS)))
 
     def features(self, choice: NetworkChoice) -> Array:
-        """What the analytic model says of each layer."""
+        """Those of all layers."""
         pairs = zip(self.spaces, choice.rows, strict=True)
-        cycles = [space.analytic[row] / space.analytic[space.default] for space, row in pairs]
-        return np.log(np.concatenate(cycles)).astype(np.float32)
+        return np.concatenate([space.features(row) for space, row in pairs])
 
     def search(self, seed: int) -> NetworkSearch:
         return NetworkSearch(self, seed)
@@ -111,9 +115,13 @@ class NetworkSpace:
         return key_of(self.subject, self.version)
 
     def candidate(self, choice: NetworkChoice) -> Choices:
-        pairs = zip(self.layers.items(), choice.rows, strict=True)
-        tilings = {number: space.tiling(row) for (number, space), row in pairs}
-        return Choices(tilings, dict.fromkeys(self.staged, STAGINGS[choice.staging]))
+        tilings, manners = dict[int, Tiling](), dict[int, Manner]()
+        for (number, space), row in zip(self.layers.items(), choice.rows, strict=True):
+            if isinstance(space, TilingSpace):
+                tilings[number] = space.tiling(row)
+            else:
+                manners[number] = space.manner(row)
+        return Choices(tilings, manners, dict.fromkeys(self.staged, STAGINGS[choice.staging]))
 
     def choice_json(self, choice: NetworkChoice) -> dict[str, Any]:
         """All tilings, the default's too: weights that compress otherwise may have another default."""
@@ -123,20 +131,28 @@ class NetworkSpace:
             "template": TEMPLATE,
             "version": self.version,
             "tilings": tilings,
+            "manners": {str(number): manner_json(manner) for number, manner in given.manners.items()},
             "staging": asdict(STAGINGS[choice.staging]),
             "staged": list(self.staged),
         }
 
     def choice_of(self, record: Mapping[str, Any]) -> NetworkChoice | None:
         read = choices_of(record, self.version)
-        if read is None or read.tilings.keys() != self.layers.keys():
+        if read is None or {*read.tilings, *read.manners} != set(self.layers):
             return None
         staging = Staging(**record["staging"])
         if staging not in STAGINGS or tuple(read.stagings) != self.staged:
             return None
-        rows = [space.choice_of(read.tilings[n]) for n, space in self.layers.items()]
+        rows = [_row(space, n, read) for n, space in self.layers.items()]
         found = tuple(row for row in rows if row is not None)
         return NetworkChoice(found, STAGINGS.index(staging)) if len(found) == len(rows) else None
+
+
+def _row(space: LayerSpace, number: int, given: Choices) -> int | None:
+    """What is given for a call, in its space."""
+    if isinstance(space, MannerSpace):
+        return space.choice_of(given.manners[number]) if number in given.manners else None
+    return space.choice_of(given.tilings[number]) if number in given.tilings else None
 
 
 def choices_of(record: Mapping[str, Any], version: str) -> Choices | None:
@@ -145,7 +161,9 @@ def choices_of(record: Mapping[str, Any], version: str) -> Choices | None:
         return None
     try:
         tilings = {int(n): tiling_of(t) for n, t in record["tilings"].items()}
-        return Choices(tilings, dict.fromkeys(map(int, record["staged"]), Staging(**record["staging"])))
+        manners = {int(n): manner_of(m) for n, m in record["manners"].items()}
+        staging = Staging(**record["staging"])
+        return Choices(tilings, manners, dict.fromkeys(map(int, record["staged"]), staging))
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
 

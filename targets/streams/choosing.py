@@ -1,4 +1,4 @@
-"""What there is to choose in a network on an NPU: the tilings of its products, and what a choice costs."""
+"""What there is to choose in a network on an NPU: how its layers are cut, and what a choice costs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from compiler.lowering.kernel import structural_digest
-from schedules.tuning.networks import NetworkSpace, version
+from schedules.tuning.manners import MannerSpace
+from schedules.tuning.networks import LayerSpace, NetworkSpace, version
 from schedules.tuning.tilings import TilingSpace
 from sim.config import NpuConfig
 from sim.timing import time_program
@@ -24,7 +25,7 @@ def network_subject(lowering: Lowering, config: NpuConfig) -> str:
 def network_space(lowering: Lowering, program: NpuProgram) -> NetworkSpace:
     """program: as the compiler writes it when nothing is given."""
     config = program.config
-    layers, known = dict[int, TilingSpace](), dict[TilingSpace, TilingSpace]()
+    layers, known = dict[int, LayerSpace](), dict[TilingSpace, TilingSpace]()
     staged: list[int] = []
     for step in program.steps:
         if isinstance(step, StreamStep):
@@ -32,8 +33,9 @@ def network_space(lowering: Lowering, program: NpuProgram) -> NetworkSpace:
             for number, (shape, tiling) in sorted(step.products.items()):
                 space = TilingSpace(shape, step.plan.fits, tiling)
                 layers[step.first + number] = known.setdefault(space, space)
+            layers |= {step.first + n: MannerSpace(step.first + n) for n in step.manners}
     subject = network_subject(lowering, config)
-    return NetworkSpace(subject, machine_of(config), layers, tuple(staged), version())
+    return NetworkSpace(subject, machine_of(config), dict(sorted(layers.items())), tuple(staged), version())
 
 
 def machine_of(config: NpuConfig) -> str:

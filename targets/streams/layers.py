@@ -74,7 +74,7 @@ class ProductLayer:
         ratio = weight_ratio(constants["weight"], form.weight.bits)
         late = e.expects == e.config or waits_for_weights(form, ratio, e.config)
         shape = Shape(form, image.dram, result.dram, ratio, late)
-        tiling = e.chosen.get(e.layer) or _tiling(shape, e)
+        tiling = e.chosen.tilings.get(e.layer) or _tiling(shape, e)
         e.products[e.layer] = shape, tiling
         weights = {
             key: _blob(memory, packed)

@@ -40,11 +40,11 @@ def facts(program: NpuProgram, devices: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _tuning(program: NpuProgram, devices: Sequence[str]) -> dict[str, Any]:
-    """How many layers of products there are, and how many have another tiling by records."""
+    """How many layers there are that can be cut in several ways, and how many are by records."""
     streams = [s for s in program.steps if isinstance(s, StreamStep)]
     tuned = sum(len(s.changed) for s in streams)
     return {
-        "layers": sum(len(s.products) for s in streams),
+        "layers": sum(len(s.products) + len(s.manners) for s in streams),
         "tuned": tuned,
         "devices": list(devices) if tuned else [],
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compiler.loops.form import Convolution
-from schedules.npu_choices import Choices
+from schedules.npu_choices import Choices, Manner
 from schedules.npu_demands import Written
 from schedules.npu_dispatch import as_written, in_order_of_start
 from schedules.npu_emit import Emitter
@@ -43,14 +43,15 @@ class Plan:
 class StreamStep:
     """Consecutive calls as one program. numbers: for each core and instruction, the number of its call; of
     `Halt`, how many there are. first: which of all calls the first one is; products: of those layers, by
-    number, what they are and their tilings; plan: what they were written by; changed: numbers of products
-    with another tiling than in the first attempt."""
+    number, what they are and their tilings; manners: of other layers; plan: what they were written by;
+    changed: numbers of those that were cut in another way in the first attempt."""
 
     planned: tuple[Planned, ...]
     program: Program
     numbers: tuple[Column, ...]
     first: int
     products: Products
+    manners: Mapping[int, Manner]
     plan: Plan
     changed: frozenset[int]
 
@@ -75,9 +76,17 @@ class Writing:
         self.memory.constants = best.constants
         check(best.program, self.config)
         numbers = tuple(np.where(n < 0, len(self.group), n) for n in best.numbers)
-        changed = frozenset(n for n, p in best.products.items() if p[1] != found[0].products[n][1])
+        own = found[0].cuts
+        changed = frozenset(n for n, cut in best.cuts.items() if cut != own[n])
         return StreamStep(
-            tuple(self.group), best.program, numbers, self.first, best.products, best.plan, changed
+            planned=tuple(self.group),
+            program=best.program,
+            numbers=numbers,
+            first=self.first,
+            products=best.products,
+            manners=best.manners,
+            plan=best.plan,
+            changed=changed,
         )
 
     def _own(self, constants: Constants) -> _Scheduled:
@@ -86,7 +95,7 @@ class Writing:
         best: _Scheduled | None = None
         tries = Mechanism.TRIALS in self.mechanisms
         for plan in self._plans():
-            found = self._written(plan, {}, constants)
+            found = self._written(plan, Choices(), constants)
             best = found if best is None or found.cycles < best.cycles else best
             if not tries or found.written > _LONG or found.cycles < _NEAR * found.ideal:
                 break
@@ -98,8 +107,7 @@ class Writing:
         staging = choices.stagings.get(self.first)
         fits = self.config if staging is None else reserved(self.config)
         expects = self.config if staging is None else expected(fits)
-        chosen = {n - self.first: t for n, t in choices.tilings.items() if n >= self.first}
-        return self._written(Plan(fits, expects, staging), chosen, constants)
+        return self._written(Plan(fits, expects, staging), choices.within(self.first), constants)
 
     def _plans(self) -> list[Plan]:
         """The most promising first: with copies of constants, which tilings expect at the pace of SRAM or at
@@ -126,8 +134,8 @@ class Writing:
                 computing += form.macs / self.config.macs_per_cycle
         return moving > computing
 
-    def _written(self, plan: Plan, chosen: Mapping[int, Tiling], constants: Constants) -> _Scheduled:
-        """chosen: tilings, by number in the group."""
+    def _written(self, plan: Plan, chosen: Choices, constants: Constants) -> _Scheduled:
+        """chosen: by number in the group."""
         e = Emitter(plan.fits, plan.expects, self.mechanisms, chosen)
         self.memory.constants = constants.copy()
         for number, p in enumerate(self.group):
@@ -143,7 +151,7 @@ class Writing:
 class _Scheduled:
     """A program with the number of each instruction's call (-1: of none), its cycles, those if all constants
     had been in SRAM (0: nobody knows), how many instructions were written without copies and tokens, the
-    constants, and of `StreamStep` products and plan."""
+    constants, and as of `StreamStep` the others."""
 
     program: Program
     numbers: tuple[Column, ...]
@@ -152,7 +160,12 @@ class _Scheduled:
     written: int
     constants: Constants
     products: Products
+    manners: Mapping[int, Manner]
     plan: Plan
+
+    @property
+    def cuts(self) -> Mapping[int, Tiling | Manner]:
+        return {**{n: tiling for n, (_, tiling) in self.products.items()}, **self.manners}
 
 
 def _scheduled(
@@ -172,8 +185,15 @@ def _scheduled(
         other = in_order_of_start(insert_tokens(staged.written.instructions, config), config)
         if other.cycles < found.cycles:
             found, written = other, staged.written
-    ideal = 0 if staged is None else staged.ideal
     layers = tuple(np.array([*written.layers, -1])[list(o)] for o in found.origin)
     return _Scheduled(
-        found.program, layers, found.cycles, ideal, len(e.instructions), constants, e.products, plan
+        program=found.program,
+        numbers=layers,
+        cycles=found.cycles,
+        ideal=0 if staged is None else staged.ideal,
+        written=len(e.instructions),
+        constants=constants,
+        products=e.products,
+        manners=e.manners,
+        plan=plan,
     )
