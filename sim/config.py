@@ -20,6 +20,7 @@ MAX_PARAMETER_BYTES = 1 << 16
 MAX_TABLE_BYTES = 1 << 12
 MAX_BANKS = 16
 MAX_OUTSTANDING_INSTRUCTIONS = 16
+MAX_CORES = 11  # as many semaphores join cores, each of them one to another (see sim/semaphores.py)
 # What bias, multiplier and shift of one channel take in the parameter memory.
 PARAMETER_BYTES = 9
 
@@ -266,6 +267,11 @@ class NpuConfig(_Section):
     def __post_init__(self) -> None:
         self._at_least(1, "cores", "clock_hz", "queue_depth")
         self._at_least(0, "issue_cycles")
+        if self.cores > MAX_CORES:
+            raise ConfigError(
+                f"cores is {self.cores}, the semaphores between cores join at most {MAX_CORES}: "
+                "fewer cores with larger arrays have as many multipliers"
+            )
         mac, pads = self.mac, self.scratchpad
         block = mac.rows * mac.columns
         if (bank := pads.weight_bytes // pads.weight_banks) < block:
