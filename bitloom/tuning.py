@@ -26,12 +26,9 @@ from compiler.numerics.element import Array
 from compiler.quantize.calibration_run import read_calibration
 from schedules.tuning.measure import Device
 from schedules.tuning.records import records_folder
-from schedules.tuning.space import KernelSpace
 from schedules.tuning.tuner import Budget, Subject, Tuner
-from targets.cpu import CpuTarget
-from targets.measuring.host import HostDevice
 from targets.runners import RunnerError
-from targets.tunable import NotTimedError, Place
+from targets.tunable import KeepsObjects, NotTimedError, Place, TunableInModel
 
 if TYPE_CHECKING:
     from targets.tunable import TunableTarget
@@ -87,9 +84,14 @@ def device_of(work: Work, place: Place) -> Device[Any]:
 
 
 def tuner_of(
-    work: Work, device: Device[Any], budget: Budget, seed: int, say: Callable[[str], None] = warn
+    work: Work,
+    place: Place,
+    device: Device[Any],
+    budget: Budget,
+    seed: int,
+    say: Callable[[str], None] = warn,
 ) -> Tuner:
-    """A tuner of all that the target can choose for the graph, on that device."""
+    """A tuner of all that the target can choose for the graph, on the device of that place."""
     subjects = work.target.subjects(work.graph)
     return Tuner(
         subjects,
@@ -98,17 +100,23 @@ def tuner_of(
         seed=seed,
         budget=budget,
         versions=versions(),
-        place=_in_place(work, device, [subject for _, subject, _ in subjects]),
+        place=_in_place(work, place, device, [subject for _, subject, _ in subjects]),
         warn=say,
     )
 
 
-def _in_place(work: Work, device: Device[Any], subjects: Sequence[Subject[Any]]) -> InPlace | None:
-    """The model on this computer; None where kernels are measured elsewhere."""
-    spaces = [subject for subject in subjects if isinstance(subject, KernelSpace)]
-    if not isinstance(device, HostDevice) or not isinstance(work.target, CpuTarget):
+def _in_place(
+    work: Work, place: Place, device: Device[Any], subjects: Sequence[Subject[Any]]
+) -> InPlace | None:
+    """The model at the place of its kernels; None where no models are timed there."""
+    target = work.target
+    if not isinstance(target, TunableInModel) or not isinstance(device, KeepsObjects):
         return None
-    return InPlace(work.graph, work.target, spaces, device.threads, device.objects)
+    try:
+        runner = target.runner(place)
+    except NotTimedError:
+        return None
+    return InPlace(work.graph, target, subjects, runner, place.threads, device.objects)
 
 
 def versions() -> dict[str, str]:

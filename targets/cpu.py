@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from compiler.lowering.program import PlanKernel, Program
     from schedules.tuning.measure import Device
     from schedules.tuning.tuned import Tuned
-    from targets.tunable import NamedSubject, Place
+    from schedules.tuning.tuner import Subject
+    from targets.tunable import Chosen, NamedSubject, Place
 
 # What builds a library is imported when one is built: a name that is no target is refused at once.
 
@@ -90,7 +91,7 @@ class CpuTarget:
         return replace(self, tuned=tuned if tuned.choices else None)
 
     def check_place(self, place: Place) -> None:
-        """See `targets.tunable`, as for the next three."""
+        """See `targets.tunable`, as for the next four."""
         from targets.measuring.choosing import check_place
 
         check_place(place, self.machine, self.name)
@@ -109,6 +110,18 @@ class CpuTarget:
         from targets.measuring.choosing import runner_of
 
         return runner_of(place)
+
+    def with_choices(
+        self, subjects: Sequence[Subject[Any]], choices: Mapping[str, Mapping[str, Any]]
+    ) -> Chosen:
+        from schedules.tuning.space import KernelSpace
+        from schedules.tuning.tuned import Tuned
+        from targets.tunable import Chosen
+
+        tuned = Tuned(choices)
+        spaces = [subject for subject in subjects if isinstance(subject, KernelSpace)]
+        symbols = {tuned.plan(space.form, space.machine).symbol: space.subject for space in spaces}
+        return Chosen(replace(self, tuned=tuned), symbols)
 
     def with_variants(self, others: Sequence[Target]) -> CpuTarget:
         found: dict[str, CpuTarget] = {}

@@ -88,7 +88,7 @@ def tune_command(
             progress("connect to the boards")
         device = device_of(work, place)
     try:
-        with closing(device), closing(tuner_of(work, device, budget, seed)) as tuner:
+        with closing(device), closing(tuner_of(work, place, device, budget, seed)) as tuner:
             verdicts = _tuned(tuner, quiet)
             spent = tuner.elapsed
         comparisons, not_compared = _comparisons(work, place, quiet)
