@@ -66,7 +66,7 @@ class Computing:
 SPACES = [KernelSpace(form, MACHINE) for form in FORMS]
 
 
-_SECONDS = 100.0
+_SECONDS = 60.0
 
 
 def tuner(

@@ -69,7 +69,7 @@ class Alone(Protocol):
 class Placed:
     """A kernel in its place. seen: of choices, costs over the default's, one of each round in which they
     were measured; best: the choice that is kept so far; seconds: what the default costs, NaN before it is
-    measured; waiting: choices to be tried next."""
+    measured; waiting: choices to be tried next; exhausted: all that there are were tried."""
 
     alone: Alone
     search: EvolutionarySearch[Any]
@@ -77,7 +77,7 @@ class Placed:
     best: Any
     seen: dict[Any, list[float]] = field(default_factory=dict[Any, list[float]])
     seconds: float = math.nan
-    spent: bool = False
+    exhausted: bool = False
 
     @property
     def name(self) -> str:
@@ -184,18 +184,15 @@ class Refinement:
     def _search(self, new: list[list[Any]]) -> int:
         """Fills up with choices that nobody has measured; those that pass alone. Gives the number of all."""
         total = sum(k.seconds for k in self.kernels if math.isfinite(k.seconds))
-        idle = [
-            index
-            for index, (kernel, choices) in enumerate(zip(self.kernels, new, strict=True))
-            if not choices and kernel.seconds * kernel.ratio(kernel.best) > _SMALL * total
-        ]
-        # The time is there to be used: where no search expects anything, all of them go on.
-        searched = [index for index in idle if not self.kernels[index].spent] or idle
         found: list[tuple[int, Any]] = []
-        for index in searched:
-            search = self.kernels[index].search
-            found += [(index, choice) for choice in search.propose(_MODELS)]
-            self.kernels[index].spent = search.expect() <= 0
+        for index, (kernel, choices) in enumerate(zip(self.kernels, new, strict=True)):
+            small = not kernel.seconds * kernel.ratio(kernel.best) > _SMALL * total
+            if choices or kernel.exhausted or small:
+                continue
+            # What a search expects does not end it: the time is there to be used.
+            proposed = kernel.search.propose(_MODELS)
+            kernel.exhausted = not proposed
+            found += [(index, choice) for choice in proposed]
         self._check([(i, c) for i, c in found if c not in self.kernels[i].alone.measured])
         for index, choice in found:
             if self.kernels[index].hopeful(choice):
