@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from compiler.loops.form import Convolution, Form
 from compiler.lowering.kernel import KernelPlan
 from compiler.lowering.machine import CpuMachine
@@ -14,7 +16,11 @@ from schedules.depthwise import plan_depthwise
 from schedules.loops import plan_loops
 from schedules.winograd import plan_winograd, winograd_pays
 
+# Plans that are kept: a model is planned for its report, for its kernels, and many times while it is tuned.
+_KEPT = 2048
 
+
+@lru_cache(_KEPT)
 def plan_kernel(form: Form, machine: CpuMachine) -> KernelPlan:
     """The plan with the default configuration.
 

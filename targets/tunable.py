@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -12,6 +12,7 @@ from compiler.ir.diagnostics import BitloomError
 if TYPE_CHECKING:
     from compiler.driver import TakesRecords, Target
     from compiler.ir.graph import Graph
+    from compiler.lowering.cache import Cache
     from schedules.tuning.measure import Device
     from schedules.tuning.tuner import Subject
 
@@ -65,6 +66,36 @@ class Tunable(Protocol):
 
     def runner(self, place: Place) -> str:
         """The runner, as `bitloom.load` takes it, that times whole models there. Errors: NotTimedError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A target that plans by given choices. subjects: of the kernels in its libraries, by their symbols."""
+
+    target: Target
+    subjects: Mapping[str, str]
+
+
+@runtime_checkable
+class TunableInModel(Protocol):
+    """A tunable target whose libraries are timed step by step where `runner` says, so that its choices can be
+    compared in the model itself."""
+
+    def with_choices(
+        self, subjects: Sequence[Subject[Any]], choices: Mapping[str, Mapping[str, Any]]
+    ) -> Chosen:
+        """choices: in JSON, by subject; what is not named is the default's."""
+        ...
+
+
+@runtime_checkable
+class KeepsObjects(Protocol):
+    """A device that keeps the object files of its candidates, from which libraries are linked quickly."""
+
+    @property
+    def objects(self) -> Cache:
+        """Until the device is closed."""
         ...
 
 

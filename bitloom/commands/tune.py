@@ -88,20 +88,21 @@ def tune_command(
             progress("connect to the boards")
         device = device_of(work, place)
     try:
-        with closing(device), closing(tuner_of(work, device, budget, seed)) as tuner:
+        with closing(device), closing(tuner_of(work, place, device, budget, seed)) as tuner:
             verdicts = _tuned(tuner, quiet)
             spent = tuner.elapsed
         comparisons, not_compared = _comparisons(work, place, quiet)
         if any(c.ratio > 1 for c in comparisons):
             tuner.withdraw()
+        by_threads = _by_threads(work, place, tuner, quiet)
     except KeyboardInterrupt:
         print(f"interrupted; all measurements are kept in {records_path(device)}", file=sys.stderr)
         print(f"hint: the same command goes on: bitloom {shlex.join(sys.argv[1:])}", file=sys.stderr)
         raise typer.Exit(_INTERRUPTED) from None
     if json:
-        _print_json(tuner, verdicts, spent, comparisons, not_compared)
+        _print_json(tuner, verdicts, spent, comparisons, not_compared, by_threads)
     else:
-        _print(tuner, verdicts, comparisons, not_compared)
+        _print(tuner, verdicts, comparisons, not_compared, by_threads)
 
 
 def place_of(
@@ -145,6 +146,17 @@ def _comparisons(work: Work, place: Place, quiet: bool) -> tuple[list[Comparison
             return list(compared(work, place, progress)), ""
     except NotTimedError as error:
         return [], error.message
+
+
+def _by_threads(work: Work, place: Place, tuner: Tuner, quiet: bool) -> dict[int, float]:
+    """Seconds of the model, by the number of threads; the best is recorded."""
+    from bitloom.tuning import keep_threads, threads_timed
+
+    with shown_progress(quiet) as progress:
+        seconds = threads_timed(work, place, progress)
+    if seconds:
+        keep_threads(work, tuner, seconds)
+    return seconds
 
 
 def records_path(device: Any) -> Path:
@@ -202,6 +214,7 @@ def _print_json(
     spent: float,
     comparisons: list[Comparison],
     not_compared: str,
+    by_threads: dict[int, float],
 ) -> None:
     from bitloom.commands.text import print_json
 
@@ -222,6 +235,7 @@ def _print_json(
             "model": models,
             "not_compared": not_compared or None,
             "withdrawn": any(c.ratio > 1 for c in comparisons),
+            "threads": by_threads or None,
         }
     )
 
@@ -231,6 +245,7 @@ def _print(
     verdicts: list[tuple[Progress, float]],
     comparisons: list[Comparison],
     not_compared: str,
+    by_threads: dict[int, float],
 ) -> None:
     from bitloom.commands.text import table
 
@@ -248,6 +263,11 @@ def _print(
         )
     if any(c.ratio > 1 for c in comparisons):
         print("that is no gain: the defaults stay")
+    if by_threads:
+        from schedules.tuning.threads import fewest
+
+        told = ", ".join(f"{n}: {seconds * 1e3:.3f} ms" for n, seconds in by_threads.items())
+        print(f"by the number of threads {told}; where a caller leaves it open, {fewest(by_threads)} at most")
     if not_compared:
         print(f"the whole model was not compared: {not_compared}")
     print(f"\nrecords: {tuner.path}\nnext: bitloom compile uses them")

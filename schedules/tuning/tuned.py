@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from compiler.loops.form import Form
 from compiler.lowering.kernel import KernelPlan, structural_digest
 from compiler.lowering.machine import CpuMachine
 from schedules.cpu import plan_kernel
+from schedules.tuning import threads
 from schedules.tuning.measure import Outcome, Unit
 from schedules.tuning.records import Record, Warn, databases, read
 from schedules.tuning.space import KernelSpace, key_of
@@ -23,10 +24,12 @@ _MARGIN = 0.05
 
 @dataclass(frozen=True)
 class Tuned:
-    """choices: of subjects, as in records; devices: whose records they are."""
+    """choices: of subjects, as in records; devices: whose records they are. threads: of models, where they
+    are known (`schedules.tuning.threads`)."""
 
     choices: Mapping[str, Mapping[str, Any]]
     devices: tuple[str, ...] = ()
+    threads: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @staticmethod
     def of(folder: Path, machines: Iterable[CpuMachine], here: str | None, warn: Warn) -> Tuned:
@@ -41,17 +44,19 @@ class Tuned:
         counted = {d: records[0].unit is Unit.INSTRUCTIONS for d, records in by_device.items()}
         order = sorted(by_device, key=lambda d: (d != here, counted[d], -len(by_device[d]), d))
         choices: dict[str, Mapping[str, Any]] = {}
+        counts: dict[str, int] = {}
         used: list[str] = []
         for device in order:
             new = {s: c for s, c in _chosen(by_device[device]).items() if s not in choices}
             choices.update(new)
             used += [device] if new else []
-        return Tuned(choices, tuple(used))
+            counts = _threads(by_device[device]) | counts
+        return Tuned(choices, tuple(used), counts)
 
     @cached_property
     def digest(self) -> str:
         """Names the choices: equal ones make equal libraries."""
-        return structural_digest(json.dumps(self.choices, sort_keys=True))
+        return structural_digest(json.dumps([self.choices, self.threads], sort_keys=True))
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -75,9 +80,17 @@ class Tuned:
 def is_current(record: Record) -> bool:
     """Whether a record's template is as it was."""
     try:
+        if record.choice["template"] == threads.TEMPLATE:
+            return record.key == threads.key_of(record.subject)
         return record.key == key_of(record.subject, record.choice["template"])
     except KeyError:
         return False
+
+
+def _threads(records: Iterable[Record]) -> dict[str, int]:
+    """Of each model, the last that was found."""
+    found = {r.subject: threads.threads_of(r) for r in sorted(records, key=lambda r: r.date)}
+    return {subject: count for subject, count in found.items() if count is not None}
 
 
 def _chosen(records: Iterable[Record]) -> dict[str, Mapping[str, Any]]:
@@ -87,7 +100,8 @@ def _chosen(records: Iterable[Record]) -> dict[str, Mapping[str, Any]]:
     firsts: dict[str, Record] = {}
     bests: dict[str, Record] = {}
     for record in sorted(records, key=lambda r: r.date):
-        if record.outcome is not Outcome.MEASURED or record.cost is None:
+        is_kernel = record.choice["template"] != threads.TEMPLATE
+        if record.outcome is not Outcome.MEASURED or record.cost is None or not is_kernel:
             continue
         if record.verdict is not None:
             verdicts[record.subject] = record
