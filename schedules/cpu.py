@@ -14,6 +14,7 @@ from schedules.binary_geometry import is_binary
 from schedules.convolution import plan_convolution
 from schedules.depthwise import plan_depthwise
 from schedules.loops import plan_loops
+from schedules.sums import plan_sum, takes_sum
 from schedules.winograd import plan_winograd, winograd_pays
 
 # Plans that are kept: a model is planned for its report, for its kernels, and many times while it is tuned.
@@ -27,7 +28,7 @@ def plan_kernel(form: Form, machine: CpuMachine) -> KernelPlan:
     Errors: ValueError with the reason where no template takes the form.
     """
     if not isinstance(form, Convolution):
-        return plan_loops(form, machine)
+        return plan_sum(form, machine) if takes_sum(form, machine) else plan_loops(form, machine)
     if is_binary(form):
         return plan_binary(form, machine)
     if form.depthwise:

@@ -18,13 +18,14 @@ from compiler.loops.nest import span_of, strides_of
 from compiler.numerics.element import Array, ElementType
 from schedules.bits import pack_bits, packed_bytes, unpack_bits
 from schedules.loops import LoopsPlan
+from schedules.sums import SumsPlan
 
 Kernel = Callable[..., int]
 _GUARD = 64  # bytes in front of and behind every operand that a kernel may read, never write
 _GARBAGE = 0x5A
 
 
-def load_kernels(plans: Sequence[LoopsPlan]) -> dict[str, Kernel]:
+def load_kernels(plans: Sequence[LoopsPlan | SumsPlan]) -> dict[str, Kernel]:
     """C functions of the plans by symbol, from one shared library."""
     with tempfile.TemporaryDirectory() as folder:
         objects = {plan.symbol: Path(folder) / f"{plan.symbol}.o" for plan in plans}
@@ -80,7 +81,7 @@ class Storage:
 
 
 def stored(
-    plan: LoopsPlan, operands: Mapping[str, Array], aliases: Mapping[str, str] | None = None
+    plan: LoopsPlan | SumsPlan, operands: Mapping[str, Array], aliases: Mapping[str, str] | None = None
 ) -> dict[str, Storage]:
     """Storage of every operand of the form. aliases: output name -> name of the input in its place."""
     result: dict[str, Storage] = {}
@@ -95,13 +96,13 @@ def stored(
     return result
 
 
-def pointers(plan: LoopsPlan, storage: Mapping[str, Storage], scratch: Array) -> list[Any]:
+def pointers(plan: LoopsPlan | SumsPlan, storage: Mapping[str, Storage], scratch: Array) -> list[Any]:
     places = {**{name: s.flat for name, s in storage.items()}, "scratch": scratch}
     return [ctypes.c_void_p(places[name].ctypes.data) for name in plan.operands]
 
 
 def run_kernel(
-    plan: LoopsPlan,
+    plan: LoopsPlan | SumsPlan,
     kernel: Kernel,
     operands: Mapping[str, Array],
     order: Sequence[int] | None = None,

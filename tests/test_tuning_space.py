@@ -12,9 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compiler.ir.op import Operand
+from compiler.ir.types import quantized
 from compiler.loops.form import Convolution, Form
 from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import ElementType
+from compiler.numerics.quantization import Quantization, QuantizedType
+from compiler.ops.elementwise import Add
 from schedules.cpu import plan_kernel
 from schedules.machines import MACHINES, machine_named
 from schedules.tuning.shares import evenness, in_parts, other_parts, parts_of
@@ -157,6 +161,22 @@ def test_a_convolution_is_what_records_say_of_it(form: Convolution) -> None:
     assert form_of(description["form"]) == form
 
 
+def sum_of_images() -> Form:
+    of = QuantizedType(I8, Quantization((0.5,), 0))
+    image = Operand(quantized((1, 28, 28, 64), of))
+    return Add(None, of).lower([image, image], [image]).form
+
+
+def test_a_taller_tile_is_carried_over_to_a_lower_image() -> None:
+    flat, tall = (Convolution(1, n, 27, 16, n, 27, 32, 3, 3, I8, I8, I8, pad=(1, 1)) for n in (2, 3))
+    here, there = (KernelSpace(form, machine_named("avx512vnni")) for form in (flat, tall))
+    choices = [there.default, *there.neighbours(there.default)]
+    assert 3 in {getattr(choice.config, "rows", 0) for choice in choices}
+    for choice in choices:
+        carried = here.adapted(choice)
+        assert carried is None or here.is_legal(carried)
+
+
 def test_every_template_has_a_form() -> None:
     amx, avx2 = machine_named("amx"), machine_named("avx2")
     square = Convolution(1, 28, 28, 32, 28, 28, 32, 3, 3, I8, I8, I8, pad=(1, 1))
@@ -168,6 +188,7 @@ def test_every_template_has_a_form() -> None:
         (bits, avx2, {"binary"}),
         (depthwise, amx, {"depthwise"}),
         (LOOPS[0], amx, {"loops"}),
+        (sum_of_images(), avx2, {"loops", "sums"}),
     ]
     seen = set[str]()
     for form, machine, wanted in spaces:

@@ -25,7 +25,13 @@ from compiler.numerics.element import Array
 from schedules.cpu import plan_kernel
 from schedules.tuning.contractions import AmxTemplate, BinaryTemplate, ConvolutionTemplate
 from schedules.tuning.shares import evenness
-from schedules.tuning.templates import DepthwiseTemplate, LoopsTemplate, Template, WinogradTemplate
+from schedules.tuning.templates import (
+    DepthwiseTemplate,
+    LoopsTemplate,
+    SumsTemplate,
+    Template,
+    WinogradTemplate,
+)
 from schedules.tuning.versions import source_version
 
 TEMPLATES: tuple[Template, ...] = (
@@ -35,6 +41,7 @@ TEMPLATES: tuple[Template, ...] = (
     DepthwiseTemplate(),
     BinaryTemplate(),
     LoopsTemplate(),
+    SumsTemplate(),
 )
 _BY_NAME = {template.name: template for template in TEMPLATES}
 
