@@ -11,6 +11,8 @@ from compiler.numerics.element import Array, ElementType
 from schedules.mali_code import type_of
 from schedules.mali_machines import GpuMachine
 
+SCRATCH = "scratch"  # the operand of `ClPlan.scratch_bytes`
+
 
 @dataclass(frozen=True, slots=True)
 class ClParameter:
@@ -55,6 +57,11 @@ class ClPlan(Protocol):
 
     @property
     def operands(self) -> tuple[str, ...]: ...
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of the operand `SCRATCH`, where kernels leave what later ones read; 0: there is none."""
+        ...
 
     @property
     def kernels(self) -> tuple[ClKernel, ...]: ...

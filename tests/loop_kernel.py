@@ -21,8 +21,8 @@ from schedules.loops import LoopsPlan
 from schedules.sums import SumsPlan
 
 Kernel = Callable[..., int]
-_GUARD = 64  # bytes in front of and behind every operand that a kernel may read, never write
-_GARBAGE = 0x5A
+GUARD = 64  # bytes in front of and behind every operand that a kernel may read, never write
+GARBAGE = 0x5A
 
 
 def load_kernels(plans: Sequence[LoopsPlan | SumsPlan]) -> dict[str, Kernel]:
@@ -52,9 +52,9 @@ class Storage:
             shape = (*shape[:-1], packed_bytes(shape[-1]))
             strides = (*(s // 8 for s in strides[:-1]), 1)
         size = (-(-span_of(buffer) // 8) if self.packed else span_of(buffer)) * dtype.itemsize
-        raw = np.full(size + 2 * _GUARD + 64, _GARBAGE, np.uint8)
-        start = _GUARD + -(raw.ctypes.data + _GUARD) % 64
-        self.bytes = raw[start - _GUARD : start + size + _GUARD]
+        raw = np.full(size + 2 * GUARD + 64, GARBAGE, np.uint8)
+        start = GUARD + -(raw.ctypes.data + GUARD) % 64
+        self.bytes = raw[start - GUARD : start + size + GUARD]
         self.flat = raw[start : start + size].view(dtype)
         self.view = as_strided(self.flat, shape, [s * dtype.itemsize for s in strides])
 
@@ -74,10 +74,10 @@ class Storage:
     def untouched(self) -> bool:
         """Whether nothing but the elements was written."""
         guarded = self.bytes.copy()
-        inside = guarded[_GUARD : _GUARD + self.flat.nbytes].view(self.flat.dtype)
-        garbage = np.full(inside.itemsize, _GARBAGE, np.uint8).view(inside.dtype)[0]
+        inside = guarded[GUARD : GUARD + self.flat.nbytes].view(self.flat.dtype)
+        garbage = np.full(inside.itemsize, GARBAGE, np.uint8).view(inside.dtype)[0]
         as_strided(inside, self.view.shape, self.view.strides)[...] = garbage
-        return bool((guarded == _GARBAGE).all())
+        return bool((guarded == GARBAGE).all())
 
 
 def stored(
@@ -110,7 +110,7 @@ def run_kernel(
 ) -> dict[str, Array]:
     """The outputs, tile by tile in `order` (default: last first); checks that nothing else was written."""
     storage = stored(plan, operands, aliases)
-    scratch = np.full(plan.scratch_bytes + 64, _GARBAGE, np.uint8)
+    scratch = np.full(plan.scratch_bytes + 64, GARBAGE, np.uint8)
     arguments = pointers(plan, storage, scratch)
     for tile in order or tuple(reversed(range(plan.tiles))):
         assert kernel(*arguments, tile, tile + 1) == 0
