@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Mapping
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +11,7 @@ from numpy.typing import NDArray
 
 from bitloom.library_files import LoadError, StepInfo
 from bitloom.model import Array, Model
-
-
-@cache
-def offer_pocl() -> None:
-    """Lets libraries find the OpenCL loader and PoCL that come with pyopencl, beside the system's devices.
-
-    $BITLOOM_OPENCL goes before it.
-    """
-    spec = find_spec("pyopencl")
-    if spec is None or spec.origin is None or "BITLOOM_OPENCL" in os.environ:
-        return
-    home = Path(spec.origin).parent
-    loaders, drivers = (sorted((home / ".libs").glob(f"lib{name}-*.so*")) for name in ("OpenCL", "pocl"))
-    if not loaders:
-        return
-    os.environ["BITLOOM_OPENCL"] = str(loaders[0])
-    os.environ["PYOPENCL_HOME"] = str(home)  # where this loader looks for drivers
-    for driver in drivers:  # which it then opens by names alone
-        ctypes.CDLL(str(driver))
+from targets.measuring.opencl_api import offer_pocl
 
 
 class DeviceModel(Model):

@@ -16,7 +16,7 @@ from compiler.lowering.kernel import structural_digest
 from compiler.numerics.element import Array, ElementType
 from schedules.loops import packed_constants, type_prefix
 from schedules.mali_code import Code, Value, type_of
-from schedules.mali_kernel import SCRATCH, ClKernel, ClParameter, kernel
+from schedules.mali_kernel import SCRATCH, ClKernel, ClParameter, Sizes, check_group, kernel
 from schedules.mali_machines import GpuMachine
 from schedules.mali_values import ClLanes, Memory
 
@@ -32,9 +32,17 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClLoopsConfig:
-    """vector_bytes: of the widest values that a work-item computes at a time."""
+    """vector_bytes: of the widest values that a work-item computes at a time. group_x, group_y, group_z:
+    work-items of a group, as far as a kernel has so many; 0: by rule."""
 
     vector_bytes: int
+    group_x: int = 0
+    group_y: int = 0
+    group_z: int = 0
+
+    @property
+    def group(self) -> Sizes:
+        return self.group_x, self.group_y, self.group_z
 
 
 @dataclass(frozen=True)
@@ -90,13 +98,19 @@ class ClLoopsPlan:
 
 
 def plan_cl_loops(form: LoopForm, machine: GpuMachine, config: ClLoopsConfig | None = None) -> ClLoopsPlan:
-    """Errors: ValueError with the reason where a GPU does not take the form."""
+    """Errors: ValueError with the reason where a GPU does not take the form, or runs no such work-group."""
     for reason in (_computes_floats, _packs_bits):
         if reason(form):
             raise ValueError(str(reason.__doc__))
     if any(map(_keeps_much, _phases(form, machine).forms)):
         raise ValueError(str(_keeps_much.__doc__))
-    return ClLoopsPlan(form, machine, config or ClLoopsConfig(vector_bytes=4 * _VECTOR_BYTES))
+    config = config or default_config()
+    check_group(config.group, machine)
+    return ClLoopsPlan(form, machine, config)
+
+
+def default_config() -> ClLoopsConfig:
+    return ClLoopsConfig(vector_bytes=4 * _VECTOR_BYTES)
 
 
 def _computes_floats(form: LoopForm) -> bool:
@@ -158,7 +172,8 @@ class _Part:
         else:
             for nest in self.part.nests:
                 self._walk(here, nest)
-        return kernel(name, self._parameters(), code.text(), items, self.plan.machine)
+        wanted = self.plan.config.group
+        return kernel(name, self._parameters(), code.text(), items, self.plan.machine, wanted)
 
     def _parameters(self) -> list[ClParameter]:
         form = self.plan.form

@@ -1,8 +1,11 @@
 """Mali GPUs as seen by schedules: public numbers, before which goes what a driver says at run time.
 
 Sources: Arm, "Mali GPU Datasheet" (cores, arithmetic lanes of a core); Arm, "Mali GPU OpenCL Developer Guide"
-(registers and threads of Midgard, Bifrost and Valhall; sizes of work-groups); the Khronos registry,
-cl_arm_integer_dot_product.
+(registers and threads of Midgard, Bifrost and Valhall; adjacent threads; sizes of work-groups); Arm, "The
+Bifrost Shader Core" and "The Valhall Shader Core" (one line of 64 bytes in a cycle) and "Mali Compute
+Architecture Fundamentals" (Midgard's accesses of 16 bytes; half the threads for each doubling of registers);
+the Khronos registry, cl_arm_integer_dot_product. Clocks are those of a chip with that GPU: RK3399, S922X,
+Kirin 970, 980 and 9000, Dimensity 9000.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ class GpuMachine:
     cores: of the largest configuration. lanes: 32-bit multiply-adds that a core begins in a cycle.
     registers: 32 bits wide, for each work-item; full_occupancy_registers: with more, half as many fit.
     threads: work-items that a core keeps at once. work_group: the most work-items in a group.
+    warp: neighbours that run in lock-step. line_bytes: what the load/store unit of a core moves in a cycle.
     extensions: that matter here. What counts is the device's own list, at create.
     """
 
@@ -30,6 +34,9 @@ class GpuMachine:
     full_occupancy_registers: int
     threads: int
     work_group: int
+    warp: int
+    line_bytes: int
+    clock_hz: int
     extensions: tuple[str, ...]
 
     @property
@@ -37,12 +44,19 @@ class GpuMachine:
         return bool(self.extensions)
 
     @property
+    def activation_offset(self) -> int:
+        """8-bit codes are stored as they are: see `CpuMachine`."""
+        return 0
+
+    @property
     def work_items(self) -> int:
         """As many as keep all cores busy."""
         return self.cores * self.threads
 
 
-def _bifrost(name: str, cores: int, lanes: int, threads: int, *extensions: str) -> GpuMachine:
+def _bifrost(
+    name: str, cores: int, lanes: int, threads: int, warp: int, clock_hz: int, *extensions: str
+) -> GpuMachine:
     return GpuMachine(
         name=name,
         cores=cores,
@@ -51,11 +65,14 @@ def _bifrost(name: str, cores: int, lanes: int, threads: int, *extensions: str) 
         full_occupancy_registers=32,
         threads=threads,
         work_group=384,
+        warp=warp,
+        line_bytes=64,
+        clock_hz=clock_hz,
         extensions=extensions,
     )
 
 
-def _valhall(name: str, cores: int, lanes: int, threads: int, work_group: int) -> GpuMachine:
+def _valhall(name: str, cores: int, lanes: int, threads: int, work_group: int, clock_hz: int) -> GpuMachine:
     return GpuMachine(
         name=name,
         cores=cores,
@@ -64,6 +81,9 @@ def _valhall(name: str, cores: int, lanes: int, threads: int, work_group: int) -
         full_occupancy_registers=32,
         threads=threads,
         work_group=work_group,
+        warp=16,
+        line_bytes=64,
+        clock_hz=clock_hz,
         extensions=(_DOT_INT8, _DOT_ACCUMULATE),
     )
 
@@ -77,6 +97,9 @@ GENERIC = GpuMachine(
     full_occupancy_registers=32,
     threads=256,
     work_group=64,
+    warp=1,
+    line_bytes=16,
+    clock_hz=500_000_000,
     extensions=(),
 )
 T860 = GpuMachine(
@@ -87,12 +110,15 @@ T860 = GpuMachine(
     full_occupancy_registers=16,
     threads=256,
     work_group=256,
+    warp=1,
+    line_bytes=16,
+    clock_hz=800_000_000,
     extensions=(),
 )
-G52 = _bifrost("g52", 6, 24, 768, _DOT_INT8, _DOT_ACCUMULATE)
-G72 = _bifrost("g72", 32, 12, 384)
-G76 = _bifrost("g76", 20, 24, 768, _DOT_INT8, _DOT_ACCUMULATE)
-G78 = _valhall("g78", 24, 32, 1024, 512)
-G710 = _valhall("g710", 16, 64, 2048, 512)
+G52 = _bifrost("g52", 6, 24, 768, 8, 800_000_000, _DOT_INT8, _DOT_ACCUMULATE)
+G72 = _bifrost("g72", 32, 12, 384, 4, 746_000_000)
+G76 = _bifrost("g76", 20, 24, 768, 8, 720_000_000, _DOT_INT8, _DOT_ACCUMULATE)
+G78 = _valhall("g78", 24, 32, 1024, 512, 759_000_000)
+G710 = _valhall("g710", 16, 64, 2048, 512, 850_000_000)
 
 MACHINES = {m.name: m for m in (GENERIC, T860, G52, G72, G76, G78, G710)}

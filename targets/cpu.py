@@ -207,14 +207,10 @@ class CpuBuild:
 
     @property
     def _tuning(self) -> dict[str, Any]:
-        """How many kernels records decide about, and whose records."""
-        from compiler.lowering.kernel import cpu_of
+        from targets.tunable import tuning_facts
 
-        tuned = self.target.tuned
         plans = [plan for program in self.programs.values() for plan in program.kernels().values()]
-        known = 0 if tuned is None else sum(tuned.knows(plan.form, cpu_of(plan)) for plan in plans)
-        devices = list(tuned.devices) if tuned is not None and known else []
-        return {"kernels": len(plans), "tuned": known, "devices": devices}
+        return tuning_facts(self.target.tuned, plans)
 
     def emit(
         self,

@@ -29,12 +29,14 @@ class Place:
     """Where candidates are measured: on this computer, or on boards.
 
     boards: their names, as `targets.measuring.choosing` takes them; none: this computer. tracker: HOST:PORT
-    that knows the boards of a key. threads: that share a kernel. pause_seconds: a board rests so long behind
-    each candidate. patience_seconds: a board that is lost is tried again so long.
+    that knows the boards of a key. runner: of this computer, as `bitloom.load` takes it; None: the target's
+    usual one. threads: that share a kernel. pause_seconds: a board rests so long behind each candidate.
+    patience_seconds: a board that is lost is tried again so long.
     """
 
     boards: tuple[str, ...] = ()
     tracker: str | None = None
+    runner: str | None = None
     threads: int = 1
     pause_seconds: float = 0.0
     patience_seconds: float = 60.0

@@ -41,6 +41,10 @@ def tune_command(
         str | None, typer.Option(metavar="10m", help="How long it may take, as 90s, 10m or 2h.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads that share a kernel.")] = 1,
+    runner: Annotated[
+        str | None,
+        typer.Option(metavar="opencl[:NAME]", help="The OpenCL device of this computer, for a GPU's target."),
+    ] = None,
     board: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,15 +72,15 @@ def tune_command(
 ) -> None:
     """Find the fastest kernels of a model by measuring them, and record them.
 
-    On this computer, or on boards: over ssh, behind a tracker, or emulated. `bitloom compile`
-    uses the records. Ctrl-C keeps what was measured; the same command goes on. Without --trials
-    and --time, each kernel gets 64 trials at most.
+    On this computer, on an OpenCL device of it, or on boards: over ssh, behind a tracker, or
+    emulated. `bitloom compile` uses the records. Ctrl-C keeps what was measured; the same command
+    goes on. Without --trials and --time, each kernel gets 64 trials at most.
     """
     seconds = None if time is None else duration(time)
     from bitloom.commands.arguments import shapes
 
     extents = shapes(shape or [])
-    place = place_of(board or [], tracker, key, threads, pause, patience)
+    place = place_of(board or [], tracker, key, threads, pause, patience, runner)
     _refuse_early(source, target, calibration, place)
     from bitloom.tuning import device_of, tuner_of, work_of
     from schedules.tuning.tuner import Budget
@@ -112,6 +116,7 @@ def place_of(
     threads: int,
     pause: str | None,
     patience: str,
+    runner: str | None = None,
 ) -> Place:
     """Where to measure. boards: each one or several names with commas between. Errors: BitloomError."""
     from compiler.ir.diagnostics import BitloomError
@@ -130,6 +135,7 @@ def place_of(
     return Place(
         boards=tuple(names) if key is None else (key,),
         tracker=tracker,
+        runner=runner,
         threads=threads,
         pause_seconds=0.0 if pause is None else duration(pause, "--pause"),
         patience_seconds=duration(patience, "--patience"),

@@ -9,7 +9,7 @@ from compiler.lowering.machine import CpuMachine
 from compiler.lowering.memory_plan import ALIGNMENT, aligned
 from compiler.lowering.program import Program
 from schedules.mali import gpu_plan
-from schedules.mali_prelude import PRELUDE
+from schedules.mali_kernel import program_source
 from targets.library.describing import describe
 from targets.library.description import (
     Arena,
@@ -42,8 +42,7 @@ def describe_for_device(name: str, variant: str, program: Program, machine: CpuM
 def kernel_source(program: Program) -> str:
     """OpenCL C of all kernels of a program, each once."""
     plans = (gpu_plan(plan) for plan in program.kernels().values())
-    texts = {kernel.name: kernel.source for plan in plans if plan for kernel in plan.kernels}
-    return PRELUDE + "\n".join(texts.values())
+    return program_source(kernel for plan in plans if plan for kernel in plan.kernels)
 
 
 def _with_launches(step: Step, plan: object) -> Step:
