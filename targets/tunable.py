@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from compiler.driver import TakesRecords, Target
     from compiler.ir.graph import Graph
     from compiler.lowering.cache import Cache
+    from compiler.lowering.kernel import KernelPlan
     from schedules.tuning.measure import Device
     from schedules.tuning.tuner import Subject
 
@@ -99,6 +100,13 @@ class KeepsObjects(Protocol):
     def objects(self) -> Cache:
         """Until the device is closed."""
         ...
+
+
+def tuning_facts(tuned: Tuned | None, plans: Sequence[KernelPlan]) -> dict[str, Any]:
+    """For the manifest: how many kernels records decide about, and whose records."""
+    known = 0 if tuned is None else sum(tuned.knows(plan.form, plan.machine) for plan in plans)
+    devices = list(tuned.devices) if tuned is not None and known else []
+    return {"kernels": len(plans), "tuned": known, "devices": devices}
 
 
 if TYPE_CHECKING:
