@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compiler.lowering.cache import Cache
     from compiler.lowering.kernel import KernelPlan
     from schedules.tuning.measure import Device
+    from schedules.tuning.tuned import Tuned
     from schedules.tuning.tuner import Subject
 
     # Its name, what is tuned, and how often the graph runs it.
