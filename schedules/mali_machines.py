@@ -17,8 +17,8 @@ work_group  what a core still keeps of a kernel that needs all registers, so tha
             which has the cores of G710
 extensions  Arm's datasheets of G52, G76 and later; the Khronos registry, cl_arm_integer_dot_product. Drivers
             of some G52 do not list it
-warp, line  Arm, "The Bifrost Shader Core" and "The Valhall Shader Core" (a line of 64 bytes in a cycle), "Mali
-            Compute Architecture Fundamentals" (Midgard: 16 bytes)
+warp, line  Arm, "The Bifrost Shader Core" and "The Valhall Shader Core" (64 bytes in a cycle), "Mali Compute
+            Architecture Fundamentals" (Midgard: 16 bytes)
 clock       of a chip with that GPU: RK3399, S922X, Kirin 970, 980 and 9000, Dimensity 9000
 """
 

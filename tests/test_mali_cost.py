@@ -158,7 +158,8 @@ def test_occupancy_falls_with_registers(machine: GpuMachine, registers: int, gro
     now, then = occupancy(registers, machine), occupancy(registers + 1, machine)
     assert 0 < then <= now <= 1
     assert occupancy(machine.full_occupancy_registers, machine) == 1
-    assert occupancy(machine.full_occupancy_registers + 1, machine) == 0.5
+    always_full = machine.full_occupancy_registers == machine.registers  # what is beyond lies in memory
+    assert occupancy(machine.full_occupancy_registers + 1, machine) == (1 if always_full else 0.5)
     assert 0 <= spilled(registers, group, machine) <= spilled(registers, 2 * group, machine)
     assert spilled(registers, group, machine) >= max(0, registers - machine.registers)
 
