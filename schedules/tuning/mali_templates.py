@@ -8,6 +8,7 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 from random import Random
+from statistics import fmean
 from typing import Any, TypeVar
 
 from compiler.loops.form import Convolution, Form
@@ -197,11 +198,11 @@ def _by_estimate(
 
 
 def _features(plan: GpuPlan) -> dict[str, float]:
-    """Of the kernel that takes longest by the estimate: its counts and its group; cycles of all."""
+    """Counts of the kernel that takes longest by the estimate; cycles of all, and the mean of their groups."""
     found = estimates(plan)
     index = max(range(len(found)), key=lambda i: found[i].cycles)
     longest, kernel = found[index], plan.kernels[index]
-    x, y, z = kernel.work_group
+    x, y, z = (fmean(k.work_group[d] for k in plan.kernels) for d in range(3))
     return {
         "estimate": sum(e.cycles for e in found),
         "operations": longest.operations + longest.dots,
