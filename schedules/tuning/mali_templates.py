@@ -198,7 +198,7 @@ def _by_estimate(
 
 
 def _features(plan: GpuPlan) -> dict[str, float]:
-    """Counts of the kernel that takes longest by the estimate; cycles of all, and the mean of their groups."""
+    """Counts of the kernel that takes longest by the estimate; cycles of all, and means of their groups."""
     found = estimates(plan)
     index = max(range(len(found)), key=lambda i: found[i].cycles)
     longest, kernel = found[index], plan.kernels[index]
