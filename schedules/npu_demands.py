@@ -120,6 +120,6 @@ def instruction_times(
         mine = np.flatnonzero((origin >= 0) & (stream.opcodes != Sync.opcode))
         alone = work(stream, config, core)
         result.start[origin[mine]] = spans.start[mine]
-        result.quick[origin[mine]] = (spans.end - spans.start)[mine]
+        result.quick[origin[mine]] = (spans.end - spans.turn)[mine]
         result.slow[origin[mine]] = (alone.issue + alone.latency + np.ceil(alone.cycles))[mine]
     return result

@@ -18,7 +18,7 @@ from schedules.npu_cost import costs
 from schedules.npu_emit import Address, Blob, Emitter
 from schedules.npu_mechanisms import ALL, Mechanism, Mechanisms
 from schedules.npu_product import Product, count_steps, emit_product
-from schedules.npu_space import tiling_space, with_two_engines
+from schedules.npu_space import fits, tiling_space, with_two_engines
 from schedules.npu_tiling import Fold, Shape, Tiling
 from sim.config import PARAMETER_BYTES, NpuConfig
 from sim.timing import Timing, time_program
@@ -33,7 +33,7 @@ _WORTH = 1.2  # what costs more than the cheapest by this factor is not tried
 
 def has_tiling(shape: Shape, config: NpuConfig) -> bool:
     """Whether a tile of at least one output fits the scratchpads."""
-    return len(tiling_space(shape, config)) > 0
+    return fits(shape, config)
 
 
 def choose_tiling(shape: Shape, config: NpuConfig, mechanisms: Mechanisms = ALL) -> Tiling | None:

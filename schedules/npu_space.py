@@ -75,9 +75,18 @@ class Space:
 
 def tiling_space(shape: Shape, config: NpuConfig) -> Space:
     """Empty where not even a tile of one output fits."""
-    parts = [_of_outputs(shape, config, outputs) for outputs in _outputs(shape, config)]
-    parts = [p for p in parts if len(p)] or [np.zeros((0, 10), np.int64)]
+    parts = list(_parts(shape, config)) or [np.zeros((0, 10), np.int64)]
     return _fitting(shape, config, np.concatenate(parts))
+
+
+def fits(shape: Shape, config: NpuConfig) -> bool:
+    """Whether there is any."""
+    return any(len(_fitting(shape, config, part)) for part in _parts(shape, config))
+
+
+def _parts(shape: Shape, config: NpuConfig) -> Iterator[NDArray[np.int64]]:
+    found = (_of_outputs(shape, config, outputs) for outputs in _outputs(shape, config))
+    return (part for part in found if len(part))
 
 
 def _of_outputs(shape: Shape, config: NpuConfig, outputs: int) -> NDArray[np.int64]:

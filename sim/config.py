@@ -19,6 +19,8 @@ MAX_ACCUMULATOR_WORDS = 1 << 18
 MAX_PARAMETER_BYTES = 1 << 16
 MAX_TABLE_BYTES = 1 << 12
 MAX_BANKS = 16
+MAX_OUTSTANDING_INSTRUCTIONS = 16
+MAX_CORES = 11  # as many semaphores join cores, each of them one to another (see sim/semaphores.py)
 # What bias, multiplier and shift of one channel take in the parameter memory.
 PARAMETER_BYTES = 9
 
@@ -102,7 +104,7 @@ class MacArray(_Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scratchpads(_Section):
-    """Memories inside a core. A bank serves one instruction at a time; banks are consecutive ranges.
+    """Memories inside a core. A bank serves one engine at a time; banks are consecutive ranges.
 
     The accumulators (int32 words) have two banks, tables one.
     """
@@ -168,15 +170,19 @@ class DmaEngines(_Section):
 
     fill_bytes: written by FILL in a cycle. inflate_bytes: bytes that leave the decoder of compressed weights
     in a cycle. scatter_elements: elements in a cycle where neighbours do not stay neighbours.
+    outstanding_instructions: that one engine may have begun and not ended; with 1, each waits for the end of
+    the one before it, and then for the latency of its port.
     """
 
     title: ClassVar[str] = "dma."
     fill_bytes: int
     inflate_bytes: int
     scatter_elements: int
+    outstanding_instructions: int
 
     def __post_init__(self) -> None:
         self._at_least(1, *(f.name for f in dataclasses.fields(self)))
+        self._at_most(MAX_OUTSTANDING_INSTRUCTIONS, "outstanding_instructions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +218,12 @@ class Port(_Section):
     @property
     def burst_cycles(self) -> float:
         return self.burst_bytes / self.bytes_per_cycle
+
+    def side(self, write: bool) -> tuple[int, int]:
+        """Latency in cycles, and outstanding requests of an engine."""
+        if write:
+            return self.write_latency_cycles, self.write_outstanding
+        return self.read_latency_cycles, self.read_outstanding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +267,11 @@ class NpuConfig(_Section):
     def __post_init__(self) -> None:
         self._at_least(1, "cores", "clock_hz", "queue_depth")
         self._at_least(0, "issue_cycles")
+        if self.cores > MAX_CORES:
+            raise ConfigError(
+                f"cores is {self.cores}, the semaphores between cores join at most {MAX_CORES}: "
+                "fewer cores with larger arrays have as many multipliers"
+            )
         mac, pads = self.mac, self.scratchpad
         block = mac.rows * mac.columns
         if (bank := pads.weight_bytes // pads.weight_banks) < block:

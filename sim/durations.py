@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.config import NpuConfig, Port
+from sim import compression
+from sim.config import NpuConfig
 from sim.fields import Column
 from sim.footprint import Accesses, accesses, output_lanes
 from sim.isa import (
@@ -49,9 +50,9 @@ class Work:
 
     issue: cycles before anything happens; 0 of registers and `Sync`. cycles: then, alone on the engine and
     its port; of a transfer after its latency. port: 0 SRAM, 1 DRAM, -1 none. latency: before the first
-    burst. port_cycles: of the port's time. moved: bytes of whole bursts. macs: products, without those that
-    only fill the array; mac_bits: bits of one operand times those of the other. elements: results of VEC.
-    accumulator_words, scratchpad_bytes: read and written, an image once. banks: bit mask.
+    burst. port_cycles: of the port's time. bursts, moved: whole ones, and their bytes. macs: products,
+    without those that only fill the array; mac_bits: bits of one operand times those of the other. elements:
+    results of VEC. accumulator_words, scratchpad_bytes: read and written, an image once. banks: bit mask.
     """
 
     issue: Column
@@ -59,6 +60,7 @@ class Work:
     port: Column
     latency: Column
     port_cycles: Floats
+    bursts: Column
     moved: Column
     macs: Column
     mac_bits: Column
@@ -81,6 +83,7 @@ def work(stream: Stream, config: NpuConfig, core: int = 0) -> Work:
         port=np.full(n, NO_PORT),
         latency=np.zeros(n, np.int64),
         port_cycles=np.zeros(n),
+        bursts=np.zeros(n, np.int64),
         moved=np.zeros(n, np.int64),
         macs=np.zeros(n, np.int64),
         mac_bits=np.zeros(n, np.int64),
@@ -121,24 +124,22 @@ def _transfer(
     write: bool,
     bursts_of: Callable[[int], Column],
     local: Floats,
+    first: Floats | float = 0.0,
 ) -> None:
-    """bursts_of: burst bytes -> bursts; local: the least cycles that the core's side takes."""
+    """bursts_of: burst bytes -> bursts; local: the least cycles that the core's side takes, once it has the
+    `first` bytes."""
     for number, port in enumerate((config.sram, config.dram)):
         mine = t["dram"] == number
         index = t["index"][mine]
         bursts = bursts_of(port.burst_bytes)[mine]
-        latency, outstanding = _side(port, write)
+        latency, outstanding = port.side(write)
         total = transfer_cycles(bursts, port.burst_cycles, latency, outstanding)
-        out.cycles[index] = np.maximum(total - latency, local[mine])
+        begins = np.broadcast_to(first, local.shape)[mine] / port.bytes_per_cycle
+        out.cycles[index] = np.maximum(total - latency, begins + local[mine])
         out.port[index], out.latency[index] = number, latency
         out.port_cycles[index] = bursts * port.burst_cycles
+        out.bursts[index] = bursts
         out.moved[index] = bursts * port.burst_bytes
-
-
-def _side(port: Port, write: bool) -> tuple[int, int]:
-    if write:
-        return port.write_latency_cycles, port.write_outstanding
-    return port.read_latency_cycles, port.read_outstanding
 
 
 def _block(t: Table, config: NpuConfig, out: Work, write: bool) -> None:
@@ -158,8 +159,13 @@ def _store(t: Table, config: NpuConfig, out: Work) -> None:
 
 
 def _inflate(t: Table, config: NpuConfig, out: Work) -> None:
-    local = ceil_div(t["raw_bytes"], config.dma.inflate_bytes).astype(np.float64)
-    _transfer(t, config, out, False, lambda burst: ceil_div(t["packed_bytes"], burst), local)
+    """Low bits come first: a block's first number waits for all of its block, but for the unary parts of two
+    bits or so a number."""
+    raw, packed = t["raw_bytes"], t["packed_bytes"]
+    local = ceil_div(raw, config.dma.inflate_bytes).astype(np.float64)
+    block = np.minimum(raw, compression.BLOCK)
+    first = np.where(packed < raw, np.maximum(0, packed * block / np.maximum(raw, 1) - block / 4), 0)
+    _transfer(t, config, out, False, lambda burst: ceil_div(packed, burst), local, first)
 
 
 def _fill(t: Table, config: NpuConfig, out: Work) -> None:

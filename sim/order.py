@@ -4,6 +4,8 @@ ended before it starts.
 Each semaphore has one engine that posts and one that waits, so its n-th wait is for its n-th post whatever
 the timing: all executions order the same pairs, and a program that ends once ends always. What must have
 ended is a clock: a number of instructions of each thread. It grows along threads, and from posts to waits.
+An engine that moves data may start an instruction before those in front of it have ended, but they end in
+their order, and no byte moves before its turn: within a thread, its order is all that counts.
 """
 
 from __future__ import annotations

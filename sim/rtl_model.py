@@ -66,6 +66,7 @@ def parameters(config: NpuConfig) -> dict[str, int]:
         "INFLATE_BLOCK": compression.BLOCK,
         "INFLATE_STORED": compression.STORED,
         "SCATTER_ELEMENTS": config.dma.scatter_elements,
+        "OUTSTANDING_INSTRUCTIONS": config.dma.outstanding_instructions,
         "QUEUE_DEPTH": config.queue_depth,
         "ISSUE_CYCLES": config.issue_cycles,
         "ACTIVATION_BYTES": pads.activation_bytes,

@@ -120,7 +120,7 @@ def _extent(timing: Timing, parts: Sequence[Chosen]) -> int:
 def _engines(timing: Timing, core: int, part: Chosen) -> dict[str, EngineStatistics]:
     spans = timing.spans[core]
     engine = spans.engine[part]
-    columns = {"busy": (spans.end - spans.start)[part]}
+    columns = {"busy": (spans.end - spans.turn)[part]}
     columns |= {cause: getattr(spans, cause)[part] for cause in ("bus", *CAUSES)}
     sums = {
         name: np.bincount(engine[engine >= 0], column[engine >= 0], len(Engine))

@@ -2,12 +2,15 @@
 
 For each instruction, the last instruction of every other engine that it must come after (a common byte that
 one of them writes) is looked up; what is not known already through other tokens gets one. A semaphore belongs
-to one pair of engines, so the n-th wait meets the n-th post.
+to one pair of engines, so the n-th wait meets the n-th post. Where two engines of different cores have none
+(see sim/semaphores.py), others pass the token on: each with a `Sync` that waits and posts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +20,9 @@ from sim.config import NpuConfig
 from sim.conflicts import Space, apart, spaces
 from sim.fields import Column
 from sim.footprint import accesses
-from sim.isa import LOCAL_TOKENS, TOKEN_NONE, Engine, Fence, Halt, Instruction, Sync
+from sim.isa import TOKEN_NONE, Engine, Fence, Halt, Instruction, Sync
 from sim.order import Clock
+from sim.semaphores import Semaphores
 from sim.stream import Program, Stream
 from sim.threads import ENGINES, Threads
 
@@ -29,8 +33,8 @@ _Lists = list[list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Synchronised:
-    """A program. origin: for each core and instruction, the number of the given one that it comes from (-1:
-    none)."""
+    """A program. origin: for each core and instruction, the number of the given one that it comes from, or
+    that a token is passed on for (-1: none)."""
 
     program: Program
     origin: tuple[tuple[int, ...], ...]
@@ -40,7 +44,7 @@ def insert_tokens(instructions: Sequence[tuple[int, Instruction]], config: NpuCo
     """The program of (core, instruction) pairs, which are given in the order that their results must respect,
     without tokens and without `Halt`. The order within a core is kept.
 
-    Errors: ValueError where an instruction carries tokens already or shared semaphores do not suffice;
+    Errors: ValueError where an instruction carries tokens already, or for more cores than semaphores join;
     StreamError where a register is not set.
     """
     cores = 1 + max((core for core, _ in instructions), default=0)
@@ -57,16 +61,38 @@ def insert_tokens(instructions: Sequence[tuple[int, Instruction]], config: NpuCo
     for at in position:
         at.append(len(instructions))
     threads = Threads.of(bare)
-    waits, posts = _Insertion(threads, np.concatenate(position), config).run()
+    inserted = _Insertion(threads, np.concatenate(position), config)
+    inserted.run()
     streams: list[Stream] = []
     origin: list[tuple[int, ...]] = []
     for core, (stream, at) in enumerate(zip(bare.streams, position, strict=True)):
         mine = slice(threads.first[core], threads.first[core + 1])
-        carried, source = _carried(stream, waits[mine], posts[mine])
+        relays: dict[int, list[_Relay]] = defaultdict(list)
+        for relay in inserted.relays[core]:
+            relays[bisect_left(at, relay.written)].append(relay)
+        carried, source = _carried(stream, [*at[:-1], -1], inserted.waits[mine], inserted.posts[mine], relays)
         streams.append(carried)
-        numbers = np.array([*at[:-1], -1])
-        origin.append(tuple(numbers[source].tolist()))
+        origin.append(source)
     return Synchronised(Program(tuple(streams)), tuple(origin))
+
+
+@dataclass(frozen=True, slots=True)
+class _Poster:
+    """An instruction or relay of a thread. known: of each thread, how many instructions have ended when it
+    has."""
+
+    thread: int
+    posts: list[int]
+    known: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class _Relay:
+    """A `Sync` that passes a token on, in front of instruction `written` of the given order."""
+
+    written: int
+    waits: list[int]
+    poster: _Poster
 
 
 class _Insertion:
@@ -84,12 +110,13 @@ class _Insertion:
         self.known: list[Clock] = [[0] * count for _ in range(count)]
         self.ends: list[list[Clock]] = [[] for _ in range(count)]
         self.members = [m.tolist() for m in threads.members]
-        self.semaphores = _Semaphores()
+        self.semaphores = Semaphores(count // ENGINES)
         self.waits: _Lists = [[] for _ in range(len(threads))]
         self.posts: _Lists = [[] for _ in range(len(threads))]
+        self.relays: list[list[_Relay]] = [[] for _ in range(count // ENGINES)]
 
-    def run(self) -> tuple[_Lists, _Lists]:
-        """Waits and posts of each instruction."""
+    def run(self) -> None:
+        """Fills in waits and posts of each instruction, and what each core passes on."""
         order = np.argsort(self.written, kind="stable")
         for begin in range(0, len(order), _BLOCK):
             block = order[begin : begin + _BLOCK]
@@ -102,7 +129,6 @@ class _Insertion:
                     self._fence(number)
                 else:
                     self._wait(number, thread, before)
-        return self.waits, self.posts
 
     def _wait(self, number: int, thread: int, needed: list[int]) -> None:
         """needed: of each thread, the place of the last instruction that must have ended; -1: none."""
@@ -110,16 +136,37 @@ class _Insertion:
         late = [t for t, place in enumerate(needed) if place >= known[t] and t != thread]
         if len(late) > 1:  # the latest first: it may know of the others
             late.sort(key=lambda t: self.written[members[t][needed[t]]], reverse=True)
+        posters: dict[int, _Poster] = {}
         for before in late:
             place = needed[before]
             if known[before] <= place:
-                token = self.semaphores.between(before, thread)
-                self.waits[number].append(token)
-                self.posts[members[before][place]].append(token)
-                known = [a if a > b else b for a, b in zip(known, self.ends[before][place], strict=True)]
+                poster = self._poster(before, place, thread, int(self.written[number]))
+                token = self.semaphores.between(poster.thread, thread)
+                if token in posters:  # the relay that comes now is behind that one
+                    posters[token].posts.remove(token)
+                posters[token] = poster
+                poster.posts.append(token)
+                known = _joined(known, poster.known)
+        self.waits[number] += posters
         self.known[thread] = known = list(known)
         known[thread] += 1
         self.ends[thread].append(known)
+
+    def _poster(self, before: int, place: int, thread: int, written: int) -> _Poster:
+        """What posts to a thread when instruction `place` of another one has ended: that itself, or the last
+        relay on a path from there, or from the last thread on it that knows. written: of the waiting one."""
+        poster = _Poster(before, self.posts[self.members[before][place]], self.ends[before][place])
+        between = self.semaphores.path(before, thread)[1:-1]
+        told = max((i for i, t in enumerate(between) if self.known[t][before] > place), default=-1)
+        for at, other in enumerate(between[max(told, 0) :], max(told, 0)):
+            waits: list[int] = []
+            if at != told:
+                waits.append(self.semaphores.between(poster.thread, other))
+                poster.posts.extend(waits)
+                self.known[other] = _joined(self.known[other], poster.known)
+            poster = _Poster(other, [], self.known[other])
+            self.relays[other // ENGINES].append(_Relay(written, waits, poster))
+        return poster
 
     def _fence(self, number: int) -> None:
         core, index = self.threads.where(number)
@@ -184,40 +231,41 @@ class _Recent:
             self.rows = self.rows[self.space.place[self.rows] >= ended]
 
 
-class _Semaphores:
-    """Numbers of semaphores: one for each pair of engines of a core; shared ones as they are needed."""
-
-    def __init__(self) -> None:
-        self.shared: dict[tuple[int, int], int] = {}
-
-    def between(self, before: int, after: int) -> int:
-        a, b = before % ENGINES, after % ENGINES
-        if before // ENGINES == after // ENGINES:
-            return a * (ENGINES - 1) + b - (b > a)
-        number = LOCAL_TOKENS + self.shared.setdefault((before, after), len(self.shared))
-        if number >= TOKEN_NONE:
-            raise ValueError(
-                f"more than {TOKEN_NONE - LOCAL_TOKENS} pairs of engines of different cores meet"
-            )
-        return number
+def _joined(a: Clock, b: Clock) -> Clock:
+    return [x if x > y else y for x, y in zip(a, b, strict=True)]
 
 
-def _carried(stream: Stream, waits: _Lists, posts: _Lists) -> tuple[Stream, Column]:
-    """The stream with its tokens, and of each instruction the index that it comes from; what is beyond two
-    waits and posts stands before and behind the instruction."""
+def _carried(
+    stream: Stream,
+    numbers: Sequence[int],
+    waits: _Lists,
+    posts: _Lists,
+    relays: Mapping[int, Sequence[_Relay]],
+) -> tuple[Stream, tuple[int, ...]]:
+    """The stream with its tokens and relays (of each index, those in front of it), and the origin of each
+    instruction; what is beyond two waits and posts stands before and behind the instruction. numbers: of the
+    given instructions."""
     source: list[int] = []
+    origin: list[int] = []
     tokens: list[tuple[int, ...]] = []
-    carriers: list[int] = []
-    none = (TOKEN_NONE, TOKEN_NONE)
+    carriers: list[tuple[int, int]] = []  # places, and engines
+    engines, none = stream.engines.tolist(), (TOKEN_NONE, TOKEN_NONE)
     for index, (taken, given) in enumerate(zip(waits, posts, strict=True)):
-        before = [(*(*taken[i:], *none)[:2], *none) for i in range(2, len(taken), 2)]
-        behind = [(*none, *(*given[i:], *none)[:2]) for i in range(2, len(given), 2)]
-        carriers += range(len(source), len(source) + len(before))
-        source += [index] * (len(before) + 1 + len(behind))
-        carriers += range(len(source) - len(behind), len(source))
-        tokens += [*before, (*(*taken, *none)[:2], *(*given, *none)[:2]), *behind]
-    at = np.array(source)
-    words = stream.words[at]
-    syncs = [Sync(engine=Engine(e)) for e in stream.engines[at[carriers]].tolist()]
-    words[carriers] = Stream.encode(syncs).words
-    return Stream(words).with_tokens(np.array(tokens)), at
+        for relay in relays.get(index, ()):
+            carriers.append((len(tokens), relay.poster.thread % ENGINES))
+            origin.append(relay.written)
+            tokens.append((*(*relay.waits, *none)[:2], *(*relay.poster.posts, *none)[:2]))
+        for i in range(2, len(taken), 2):
+            carriers.append((len(tokens), engines[index]))
+            tokens.append((*(*taken[i:], *none)[:2], *none))
+        tokens.append((*(*taken, *none)[:2], *(*given, *none)[:2]))
+        for i in range(2, len(given), 2):
+            carriers.append((len(tokens), engines[index]))
+            tokens.append((*none, *(*given[i:], *none)[:2]))
+        source += [index] * (len(tokens) - len(source))
+        origin += [numbers[index]] * (len(tokens) - len(origin))
+    words = stream.words[source]
+    if carriers:
+        places, of = zip(*carriers, strict=True)
+        words[list(places)] = Stream.encode([Sync(engine=Engine(e)) for e in of]).words
+    return Stream(words).with_tokens(np.array(tokens)), tuple(origin)

@@ -39,8 +39,8 @@ def trace(
                     "tid": int(spans.engine[index]),
                     "name": names[core][index] if names is not None else mnemonic,
                     "cat": mnemonic,
-                    "ts": int(spans.start[index]),
-                    "dur": int(spans.end[index] - spans.start[index]),
+                    "ts": int(spans.turn[index]),
+                    "dur": int(spans.end[index] - spans.turn[index]),
                     "args": {"instruction": index, **waits},
                 }
             )

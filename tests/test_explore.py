@@ -202,7 +202,7 @@ def test_another_network_is_not_found(folder: Path, explored: bitloom.Exploratio
 
 def test_interrupted_it_keeps_what_is_finished(folder: Path, tmp_path: Path) -> None:
     given = [folder / "m.onnx", "-c", folder / "c.npz", "-o", "o", "--jobs", "2"]
-    arguments = [*given, "--npu", "cores=1..400/1"]
+    arguments = [*given, "--npu", "clock=1M..400M/1M"]
     process = subprocess.Popen(
         [sys.executable, "-m", "bitloom.cli", "explore", *map(str, arguments)],
         cwd=tmp_path,
@@ -222,7 +222,7 @@ def test_interrupted_it_keeps_what_is_finished(folder: Path, tmp_path: Path) -> 
     assert "interrupted; finished configurations are kept" in said and "Traceback" not in said
     kept = [json.loads(line) for line in results.read_text().splitlines()]
     assert 3 <= len(kept) < 400
-    ranges = "cores=" + "|".join(str(r["point"]["cores"]) for r in kept)
+    ranges = "clock=" + "|".join(str(r["point"]["clock"]) for r in kept)
     outcome = command("explore", *given, "--npu", ranges, cwd=tmp_path)
     assert f"found {len(kept)} of {len(kept)} configurations" in outcome.stderr
 

@@ -85,6 +85,7 @@ def test_every_key_has_one_type(key: str) -> None:
         ({"mac__row": 8}, "unknown key mac.row; known are rows, columns, weight_port_bytes"),
         ({"core": 1}, "unknown key core; known are name, cores"),
         ({"cores": 0}, "cores is 0, it must be at least 1"),
+        ({"cores": 12}, "cores is 12, the semaphores between cores join at most 11: fewer cores with larger"),
         ({"mac__rows": 12}, "mac.rows is 12, it must be a power of two"),
         ({"mac__accumulator_port_bits": 128}, "8 columns need 256"),
         ({"scratchpad__activation_banks": 0}, "scratchpad.activation_banks is 0, ping-pong needs at least 2"),

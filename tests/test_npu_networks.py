@@ -17,7 +17,7 @@ from compiler.ops.convolution import Conv2D
 from compiler.ops.edge import Requantize
 from compiler.quantize.quantize_graph import widened
 from sim.config import NpuConfig
-from tests.npu_networks import check_exact, check_roofline, configurations, has_semaphores
+from tests.npu_networks import check_exact, check_roofline, configurations
 from tests.random_graphs import quantized_graphs, random_arrays
 
 ANY = settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -86,7 +86,6 @@ def _constant(graph: Graph, array: np.ndarray, of: TensorType, name: str) -> Val
 def test_convolutions_are_exact_and_no_faster_than_possible(
     graph: Graph, config: NpuConfig, seed: int
 ) -> None:
-    assume(has_semaphores(graph, config))
     check_roofline(graph, check_exact(graph, config, random_arrays(graph, seed)))
 
 
@@ -101,7 +100,6 @@ def test_graphs_of_all_operators_are_exact(graph: Graph, config: NpuConfig, seed
 @settings(ANY, max_examples=1000)
 @given(convolutions(), configurations(), st.integers(0, 2**16))
 def test_many_convolutions_are_exact(graph: Graph, config: NpuConfig, seed: int) -> None:
-    assume(has_semaphores(graph, config))
     check_roofline(graph, check_exact(graph, config, random_arrays(graph, seed)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,15 @@ def test_layers_of_two_activations_and_of_bits(folder: Path) -> None:
 
 
 @needs_verilator
+@pytest.mark.parametrize("count", [1, 3, 16])
+def test_transfers_one_behind_the_other(folder: Path, count: int) -> None:
+    """Long latencies, many requests: what one engine has on its way weighs most on npu-512."""
+    preset = load_config("npu-512")
+    config = replace(preset, dma=replace(preset.dma, outstanding_instructions=count))
+    _hold(compare(config, [random_program("transfers", 70_000 + s, config) for s in range(6)], folder))
+
+
+@needs_verilator
 def test_the_order_of_schedules(folder: Path) -> None:
     found = compare(CONFIG, layer_cases(CONFIG, 12), folder)
     _hold(found)
@@ -131,7 +141,7 @@ def _odd() -> NpuConfig:
     table["vec"] |= {"lanes": 4, "pool_cycles": 2}
     table["scratchpad"] |= {"activation_banks": 2, "weight_banks": 2}
     table["sram"] |= {"bytes_per_cycle": 5}
-    table["dma"] |= {"scatter_elements": 1}
+    table["dma"] |= {"scatter_elements": 1, "outstanding_instructions": 2}
     return config_from(table)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compiler.ir.graph import Graph
@@ -22,7 +22,7 @@ from schedules.npu_space import tiling_space, with_two_engines
 from schedules.npu_tiling import Fold, Shape, Tiling, folds_of
 from sim.config import NpuConfig, load_config
 from targets.streams import layers, matrices
-from tests.npu_networks import check_exact, graph_of, has_semaphores
+from tests.npu_networks import check_exact, graph_of
 from tests.op_cases import OpCase
 from tests.random_graphs import random_arrays
 from tests.test_npu_layers import large_matrices
@@ -52,7 +52,6 @@ def check_tiling(graph: Graph, config: NpuConfig, number: int, seed: int, fold: 
             space = space.where(space.fold == fold)
         return space.tiling(number % len(space)) if len(space) else None
 
-    assume(has_semaphores(graph, config))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers, "choose_tiling", drawn)
         check_exact(graph, config, random_arrays(graph, seed))

@@ -261,13 +261,17 @@ def test_cores_share_the_ports_and_nothing_else() -> None:
 
 def test_a_full_queue_holds_the_dispatcher() -> None:
     """One runs, two wait; the fourth is dispatched when the second starts, VEC's behind it."""
-    narrow = replace(CONFIG, queue_depth=2)
+    narrow = replace(one_at_a_time(CONFIG), queue_depth=2)
     fill = Fill(
         engine=Engine.LOAD, memory=Memory.ACTIVATION, local=0, row_bytes=1600, rows=1, planes=1, pattern=0
     )
     found, timing = spans(*DENSE, *[fill] * 4, Sync(engine=Engine.VEC), config=narrow)
     assert found[4][0] >= found[0][1]
     assert timing.spans[0].queue[6] == found[4][0]
+
+
+def one_at_a_time(config: NpuConfig) -> NpuConfig:
+    return replace(config, dma=replace(config.dma, outstanding_instructions=1))
 
 
 def test_waiting_for_ever_is_an_error() -> None:
@@ -280,6 +284,9 @@ def test_waiting_for_ever_is_an_error() -> None:
 # Laws
 
 kinds, seeds = st.sampled_from(sorted(KINDS)), st.integers(0, 10_000)
+# In "transfers", three engines want the same banks in an order left to chance: an earlier start of one can
+# delay another that matters more.
+orderly = st.sampled_from(sorted(set(KINDS) - {"transfers"}))
 presets = st.sampled_from(["npu-128", "npu-256", "npu-512"]).map(load_config)
 
 
@@ -308,7 +315,7 @@ def _faster(config: NpuConfig, times: float) -> NpuConfig:
 
 
 @settings(max_examples=60, deadline=None)
-@given(kinds, seeds, presets, st.sampled_from([1.25, 2.0, 4.0]))
+@given(orderly, seeds, presets, st.sampled_from([1.25, 2.0, 4.0]))
 def test_more_bandwidth_is_never_slower(kind: str, seed: int, config: NpuConfig, times: float) -> None:
     program = random_program(kind, seed, config).program
     before, after = (time_program(program, c).cycles for c in (config, _faster(config, times)))
@@ -316,7 +323,7 @@ def test_more_bandwidth_is_never_slower(kind: str, seed: int, config: NpuConfig,
 
 
 @settings(max_examples=40, deadline=None)
-@given(kinds, seeds, presets)
+@given(orderly, seeds, presets)
 def test_deeper_queues_and_lower_latencies_are_never_slower(kind: str, seed: int, config: NpuConfig) -> None:
     program = random_program(kind, seed, config).program
     before = time_program(program, config).cycles

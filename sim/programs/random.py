@@ -16,7 +16,7 @@ from sim.functional.core import External
 from sim.isa import Instruction
 from sim.parameters import pack_parameters
 from sim.programs.convolutions import conv, depthwise, gemm, low_bits
-from sim.programs.transfers import compressed_weights, dma, inflate
+from sim.programs.transfers import compressed_weights, dma, inflate, transfers
 from sim.programs.vectors import pool, softmax, vec
 from sim.programs.writer import EXPONENTIALS_AT, PARAMETERS_AT, Writer
 from sim.stream import Program
@@ -48,6 +48,7 @@ KINDS: dict[str, Callable[[Writer], None]] = {
     "softmax": softmax,
     "inflate": inflate,
     "dma": dma,
+    "transfers": transfers,
 }
 
 

@@ -10,6 +10,7 @@ from compiler.numerics.element import Array
 from sim.compression import deflate
 from sim.isa import (
     Engine,
+    Fill,
     Gemm,
     Inflate,
     Load,
@@ -98,3 +99,45 @@ def dma(w: Writer) -> None:
                         planes=planes,
                     )
                 )  # fmt: skip
+
+
+def transfers(w: Writer) -> None:
+    """Many short ones of each engine, one behind the other, on both ports, and fills among them."""
+    held = [0] * 4  # bytes that each quarter of the activation memory holds
+    for step in range(w.draw(8, 6 * TILES)):
+        quarter = w.draw(0, 3)
+        local = w.quarter * quarter
+        if held[quarter] and w.draw(0, 2) == 0:
+            _registers(w, Engine.STORE, held[quarter])
+            w.add(
+                Store(
+                    dram=bool(w.draw(0, 1)), external=OUTPUTS_AT + step * 2048, local=local,
+                    row_bytes=held[quarter], rows=1, planes=1,
+                )
+            )  # fmt: skip
+            continue
+        engine, row, rows = Engine(w.pick(Engine.LOAD, Engine.FETCH)), w.draw(1, 256), w.draw(1, 8)
+        _registers(w, engine, row)
+        if w.draw(0, 7) == 0:
+            w.add(
+                Fill(
+                    engine=engine, memory=Memory.ACTIVATION, local=local, row_bytes=row, rows=rows, planes=1,
+                    pattern=w.draw(0, 99),
+                )
+            )  # fmt: skip
+        else:
+            w.add(
+                Load(
+                    dram=bool(w.draw(0, 1)), engine=engine, external=w.draw(0, 4096),
+                    memory=Memory.ACTIVATION, local=local, row_bytes=row, rows=rows, planes=1,
+                )
+            )  # fmt: skip
+        held[quarter] = max(held[quarter], row * rows)
+
+
+def _registers(w: Writer, engine: Engine, row: int) -> None:
+    """For dense rows."""
+    w.add(
+        Strides(engine=engine, row=row, plane=0),
+        LocalStrides(engine=engine, row=row, plane=0, element=1, element_bytes=1),
+    )

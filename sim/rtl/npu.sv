@@ -35,9 +35,9 @@ module npu (
   logic [127:0] queue[ENGINES * QUEUE_DEPTH];
   int queue_head[ENGINES], queue_count[ENGINES];
   int token_count[32];
-  logic [63:0] busy_banks;
 
-  // Engines: what runs, how far it is.
+  // Engines: what runs, which banks they use. LOAD, FETCH and STORE may run several instructions (dma.svh): of them,
+  // running is only what takes one cycle, and issued nothing.
   logic busy[ENGINES], one_cycle[ENGINES];
   logic [127:0] running[ENGINES];
   logic [63:0] running_banks[ENGINES];
@@ -53,13 +53,19 @@ module npu (
     failed = 0;
     cycle = 0;
     next_instruction = 0;
-    busy_banks = 0;
     for (int e = 0; e < ENGINES; e++) begin
       queue_head[e] = 0;
       queue_count[e] = 0;
       busy[e] = 0;
       one_cycle[e] = 0;
+      running_banks[e] = 0;
       busy_cycles[e] = 0;
+    end
+    for (int s = 0; s < 3; s++) begin
+      {flight_head[s], flight_count[s], flight_asked[s], request_head[s]} = 0;
+      {on_way[2*s], on_way[2*s+1]} = 0;
+      {request_plane[s], request_row[s], request_offset[s]} = 0;
+      set_up(s);
     end
     for (int t = 0; t < 32; t++) token_count[t] = 0;
     for (int p = 0; p < 2; p++) begin
@@ -108,6 +114,24 @@ module npu (
     endcase
   endtask
 
+  // Registers and bare semaphores that post nothing are done when they begin; others end in their engine's order.
+  function automatic logic is_alone(logic [127:0] i);
+    return !is_short(i) || `POST0(i) != NONE || `POST1(i) != NONE;
+  endfunction
+
+  function automatic logic can_begin(int e, logic [127:0] i);
+    if (!transfers(e)) return !busy[e];
+    return !is_alone(i) || flight_count[stream_of(e)] < OUTSTANDING_INSTRUCTIONS;
+  endfunction
+
+  // An engine may share a bank with itself: it moves one burst after the other.
+  function automatic logic [63:0] banks_of_others(int e);
+    logic [63:0] mask;
+    mask = 0;
+    for (int other = 0; other < ENGINES; other++) if (other != e) mask |= running_banks[other];
+    return mask;
+  endfunction
+
   // Lower engines first; a bank that one of them has just taken is busy for the others.
   task automatic start_engines();
     for (int e = 0; e < ENGINES; e++) begin
@@ -116,21 +140,25 @@ module npu (
       one_cycle[e] = 0;
       i = queue[e * QUEUE_DEPTH + queue_head[e]];
       needed = is_short(i) ? 0 : banks_of(i);
-      if (!busy[e] && queue_count[e] > 0 && (`WAIT0(i) == NONE || token_count[`WAIT0(i)] > 0) &&
-          (`WAIT1(i) == NONE || token_count[`WAIT1(i)] > 0) && (needed & busy_banks) == 0) begin
+      if (queue_count[e] > 0 && can_begin(e, i) && (`WAIT0(i) == NONE || token_count[`WAIT0(i)] > 0) &&
+          (`WAIT1(i) == NONE || token_count[`WAIT1(i)] > 0) && (needed & banks_of_others(e)) == 0) begin
         queue_head[e] = (queue_head[e] + 1) % QUEUE_DEPTH;
         queue_count[e] -= 1;
         if (`WAIT0(i) != NONE) token_count[`WAIT0(i)] -= 1;
         if (`WAIT1(i) != NONE) token_count[`WAIT1(i)] -= 1;
-        running[e] = i;
-        if (is_short(i)) begin
-          one_cycle[e] = 1;
-          write_register(i);
-        end else begin
+        if (is_short(i)) write_register(i);
+        if (transfers(e) && is_alone(i)) begin
           busy[e] = 1;
-          running_banks[e] = needed;
-          busy_banks |= needed;
-          issued[e] = 0;
+          running_banks[e] |= needed;
+          begin_in_flight(stream_of(e), i, needed);
+        end else begin
+          running[e] = i;
+          if (is_short(i)) one_cycle[e] = 1;
+          else begin
+            busy[e] = 1;
+            running_banks[e] = needed;
+            issued[e] = 0;
+          end
         end
       end
     end
@@ -160,19 +188,31 @@ module npu (
     end
   endtask
 
-  // Whether the engine has done its last cycle of work.
+  // Whether the engine has done its last cycle of work for an instruction.
   task automatic work(int e, output logic ended);
     ended = 0;
-    if (issued[e] >= ISSUE_CYCLES)
+    if (transfers(e)) transfer_step(stream_of(e), ended);
+    else if (issued[e] >= ISSUE_CYCLES)
       case (`OPCODE(running[e]))
-        OP_LOAD, OP_STORE, OP_INFLATE: transfer_step(stream_of(e), issued[e] == ISSUE_CYCLES, ended);
-        OP_FILL: fill_step(stream_of(e), issued[e] == ISSUE_CYCLES, ended);
         OP_GEMM, OP_DEPTHWISE: mac_step(issued[e] == ISSUE_CYCLES, ended);
         OP_REQUANTIZE, OP_ELEMENTWISE, OP_POOL, OP_LOOKUP, OP_SOFTMAX: vec_step(issued[e] == ISSUE_CYCLES, ended);
         default: failed = 1;
       endcase
     issued[e] += 1;
     busy_cycles[e] += 1;
+  endtask
+
+  task automatic end_instruction(int e);
+    if (transfers(e)) begin
+      post(oldest[stream_of(e)]);
+      end_in_flight(stream_of(e));
+      busy[e] = flight_count[stream_of(e)] > 0;
+      running_banks[e] = banks_in_flight(stream_of(e));
+    end else begin
+      post(running[e]);
+      busy[e] = 0;
+      running_banks[e] = 0;
+    end
   endtask
 
   task automatic post(logic [127:0] i);
@@ -192,12 +232,9 @@ module npu (
         end
         ports_step();
         for (int e = 0; e < ENGINES; e++) begin
-          if (busy[e] && (e == LOAD || e == STORE || e == FETCH)) ended[e] |= transfer_ended(stream_of(e));
-          if (one_cycle[e] || ended[e]) post(running[e]);
-          if (ended[e]) begin
-            busy[e] = 0;
-            busy_banks &= ~running_banks[e];
-          end
+          if (busy[e] && transfers(e)) ended[e] |= transfer_ended(stream_of(e));
+          if (one_cycle[e]) post(running[e]);
+          if (ended[e]) end_instruction(e);
         end
         cycle += 1;
       end

@@ -9,6 +9,7 @@ import numpy as np
 
 from compiler.ir.diagnostics import BitloomError
 from compiler.ir.graph import Graph, Value
+from compiler.loops.form import Convolution
 from compiler.lowering.memory_plan import Lifetime, MemoryPlan, plan_memory
 from compiler.lowering.program import KernelCall, kernel_calls
 from compiler.lowering.storage import Place, StorageBuffer, place_values
@@ -204,25 +205,19 @@ def _stream(
     progress: Callable[[int, int], None],
     mechanisms: Mechanisms,
 ) -> StreamStep:
-    """Tilings expect constants at the pace of SRAM; where these still hold up a program that is not too long
-    to be written twice, they may expect that of DRAM, if it takes fewer cycles."""
+    """The best of `_plans`; a program that is too long to be written several times, by the first of them."""
     layers = [p.layer for p in group if p.layer is not None]
     ordered = Mechanism.ORDER in mechanisms
-    own = reserved(config) if ordered and Mechanism.STAGING in mechanisms else config
-    stages = own != config and all(
-        reason(layer.rules, p.call, own) is None for p, layer in zip(group, layers, strict=True)
-    )
-    expectations = [(own, expected(own)), (own, own)] if stages else [(config, config)]
     best: _Scheduled | None = None
     constants = memory.constants
-    for fits, expects in expectations:
-        e = Emitter(fits, expects, mechanisms)
+    for plan in _plans(group, layers, config, mechanisms):
+        e = Emitter(plan.fits, plan.expects, mechanisms)
         memory.constants = constants.copy()
         for number, (p, layer) in enumerate(zip(group, layers, strict=True)):
             progress(number, len(group))
             e.layer = number
             layer.emit(e, p.call, memory)
-        room = memory.room(first) if stages else None
+        room = memory.room(first) if plan.stages else None
         written = Written(e.instructions, e.layers)
         found = _scheduled(written, config, room, memory.constants, ordered)
         best = found if best is None or found.cycles < best.cycles else best
@@ -233,6 +228,42 @@ def _stream(
     check(best.program, config)
     numbers = tuple(np.where(n < 0, len(group), n) for n in best.numbers)
     return StreamStep(tuple(group), best.program, numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """fits: what tilings may use; expects: how they expect constants to come; stages: copies of constants."""
+
+    fits: NpuConfig
+    expects: NpuConfig
+    stages: bool
+
+
+def _plans(
+    group: list[Planned], layers: list[Layer], config: NpuConfig, mechanisms: Mechanisms
+) -> list[_Plan]:
+    """The most promising first: with copies of constants, which tilings expect at the pace of SRAM or at that
+    of DRAM, and without copies. These promise little where arrays take longer than DRAM in any case."""
+    whole = _Plan(config, config, False)
+    own = reserved(config)
+    if not {Mechanism.ORDER, Mechanism.STAGING} <= mechanisms or own == config:
+        return [whole]
+    if any(reason(layer.rules, p.call, own) is not None for p, layer in zip(group, layers, strict=True)):
+        return [whole]
+    staged = [_Plan(own, expected(own), True), _Plan(own, own, True)]
+    return [*staged, whole] if _dram_limits(group, config) else [whole, *staged]
+
+
+def _dram_limits(group: list[Planned], config: NpuConfig) -> bool:
+    """Whether weights take longer on their way from DRAM than all products would at the arrays' rate."""
+    moving = computing = 0.0
+    for p in group:
+        form = p.call.lowered.form
+        if isinstance(form, Convolution):
+            weights = p.call.lowered.constants["weight"].size * form.weight.bits / 8
+            moving += weights / config.dram.bytes_per_cycle
+            computing += form.macs / config.macs_per_cycle
+    return moving > computing
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +289,6 @@ def _scheduled(
         other = in_order_of_start(insert_tokens(staged.written.instructions, config), config)
         if other.cycles < found.cycles:
             found, written = other, staged.written
-    ideal = found.cycles if staged is None else staged.ideal
+    ideal = 0 if staged is None else staged.ideal
     layers = [np.array([*written.layers, -1])[list(o)] for o in found.origin]
     return _Scheduled(found.program, tuple(layers), found.cycles, ideal, constants)
