@@ -256,6 +256,66 @@ def test_memory_that_the_device_lacks_is_an_outcome(
     assert found.said == "clCreateBuffer: out of memory (OpenCL error -4)"
 
 
+BUILD = "int clBuildProgram(handle p, unsigned n, const handle *d, const char *o, void *f, void *data)"
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "words"),
+    [
+        ("return *(volatile int *)8;", Outcome.NOT_BUILT, "the driver's compiler: ended by SIGSEGV"),
+        (
+            "for (volatile int i = 0;;) i = 0;",
+            Outcome.NOT_BUILT,
+            "the driver's compiler: no answer within 3 s",
+        ),
+        ("return -6;", Outcome.NOT_BUILT, "the compiler: out of memory (OpenCL error -6)"),
+        (
+            "static char *volatile more; for (;;) { more = malloc(1 << 22); memset(more, 1, 1 << 22); }",
+            Outcome.OUT_OF_MEMORY,
+            "took more than 1024 MiB",
+        ),
+    ],
+    ids=["crashes", "hangs", "refuses", "eats"],
+)
+def test_compilers_of_drivers_may_fail(
+    device: OpenClDevice,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    body: str,
+    outcome: Outcome,
+    words: str,
+) -> None:
+    shim = opencl_shim.shim(tmp_path, "#include <stdlib.h>", f"{BUILD} {{ {body} }}")
+    monkeypatch.setenv("BITLOOM_OPENCL", str(shim))
+    try:
+        bad = OpenClDevice(build_seconds=3.0, memory_bytes=1 << 30)
+    except BitloomError as error:  # the system has no driver of its own
+        pytest.skip(error.message)
+    try:
+        found = measured(bad, [PlantedGpuPlan("sound"), PlantedGpuPlan("sound", 1)])
+    finally:
+        bad.close()
+    assert [(m.outcome, words in m.said) for m in found] == [(outcome, True)] * 2, found
+
+
+def test_a_device_that_is_gone_ends_the_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = opencl_shim.shim(tmp_path, opencl_shim.NO_DEVICE)
+    try:
+        device = OpenClDevice()
+    except BitloomError as error:
+        pytest.skip(error.message)
+    outcomes: list[Outcome] = []
+    plans: list[Any] = [PlantedGpuPlan("crashing"), PlantedGpuPlan("sound")]
+    try:
+        monkeypatch.setenv("BITLOOM_OPENCL", str(gone))
+        with pytest.raises(BitloomError, match="there is no OpenCL device"):
+            for _, measurement in device.measure(plans):
+                outcomes.append(measurement.outcome)
+    finally:
+        device.close()
+    assert outcomes == [Outcome.CRASHED]
+
+
 # The command.
 
 
