@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from schedules.mali_lifetimes import Lifetimes, Variable
 from schedules.mali_prelude import PRELUDE
 from schedules.mali_typed import Scalars, Typed, combined, literal_of, spread, type_named
 
@@ -96,40 +97,21 @@ def _known_type(name: str) -> Typed:
     return found
 
 
-@dataclass(slots=True)
-class _Variable:
-    """depth: of the loop that it is declared in. first, last: statements that use it."""
-
-    type: Typed
-    depth: int
-    first: int = -1
-    last: int = -1
-
-
 class _Reader:
     """Reads statements one after the other, each once; loops multiply what is inside."""
 
     def __init__(self, text: str, dot_product: bool) -> None:
         self._tokens = [m[1] for m in _TOKEN.finditer(text) if m[1]]
-        self._at = self._statement = 0
+        self._at = 0
         self._dot_product = dot_product
         self._tally, self._counts = Tally(), True
-        self._names: dict[str, _Variable] = {}
-        self._all: list[_Variable] = []
+        self._names: dict[str, Variable] = {}
+        self._lifetimes = Lifetimes()
         self._times = [1]  # of the loops around
-        self._begins: list[int] = []  # their first statements
-        self._late: list[list[_Variable]] = []  # that are used in them, and declared outside
         self._waits = [False]
-        self._widest: list[int] = [0]  # values within a statement
 
     def finished(self) -> Tally:
-        """Registers are those of code that computes values where they are first needed, and drops them where
-        they are needed last."""
-        live = [*self._widest, 0]
-        for v in self._all:
-            for statement in range(v.first, v.last) if v.first >= 0 else ():
-                live[statement] += v.type.words
-        self._tally.registers = max(live)
+        self._tally.registers = self._lifetimes.registers
         self._wait()
         return self._tally
 
@@ -144,12 +126,10 @@ class _Reader:
         self._names = hidden
 
     def declare(self, name: str, of: Typed) -> None:
-        self._names[name] = variable = _Variable(of, len(self._begins))
-        self._all.append(variable)
+        self._names[name] = self._lifetimes.declared(of)
 
     def _read_statement(self) -> None:
-        self._statement += 1
-        self._widest.append(0)
+        self._lifetimes.next_statement()
         match self._tokens[self._at]:
             case "{":
                 self.block()
@@ -195,16 +175,13 @@ class _Reader:
             raise ValueError(f"the bound of the loop over {name} is not constant")
         trips = max(0, -(-(end.at[0] - (first.at[0] if first.at else 0)) // step))
         self._times.append(self._times[-1] * trips)
-        self._begins.append(self._statement)
-        self._late.append([])
+        self._lifetimes.begin_loop()
         self._waits.append(False)
         self._count(1)
         self.block()
         self._wait()
         self._times.pop()
-        self._begins.pop()
-        for variable in self._late.pop():
-            variable.last = self._statement + 1
+        self._lifetimes.end_loop()
 
     def _step(self) -> int:
         """Of `i++)` or `i += 4)`."""
@@ -361,7 +338,7 @@ class _Reader:
         if name in _DOTS or name.startswith("bl_"):
             called = _called(_FALLBACKS.get(name, name))
             self._count(called.operations)
-            self._widest[-1] = max(self._widest[-1], called.registers)
+            self._lifetimes.hold(called.registers)
             return Typed(1, 16) if name.startswith("bl_unpack") else Typed(4, 1)
         return self._applied(name, arguments)
 
@@ -421,17 +398,11 @@ class _Reader:
         variable = self._names.get(name)
         if variable is None:  # an argument of the kernel
             return Typed(4, 1)
-        first = self._statement
-        if len(self._begins) > variable.depth:
-            self._late[variable.depth].append(variable)
-            first = self._begins[variable.depth]
-        if variable.first < 0:
-            variable.first = first
-        variable.last = self._statement
+        self._lifetimes.use(variable)
         return variable.type
 
     def _noted(self, value: Typed) -> Typed:
-        self._widest[-1] = max(self._widest[-1], value.words)
+        self._lifetimes.hold(value.words)
         return value
 
     def _count(self, operations: int) -> None:

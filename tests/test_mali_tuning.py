@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.ir.diagnostics import BitloomError
-from compiler.loops.form import Convolution, Form, Role
-from compiler.numerics.element import ElementType
+from compiler.loops.form import Convolution, Form, LoopForm, Role
+from compiler.numerics.element import Array, ElementType
 from schedules.mali import GpuPlan, gpu_plan, plan_gpu_kernel
 from schedules.mali_machines import G76, GENERIC, MACHINES, GpuMachine
 from schedules.tuning.mali_space import MALI_FEATURES, GpuSpace, space_of
@@ -31,6 +31,7 @@ from schedules.tuning.transfer import Transfer
 from schedules.tuning.tuned import Tuned
 from targets.measuring.opencl import OpenClDevice
 from targets.measuring.opencl_api import ClError
+from targets.measuring.operands import FormConstants
 from tests import loop_families as f
 from tests import opencl_shim
 from tests.command_line import bitloom
@@ -40,7 +41,7 @@ from tests.test_mali_library import SAMPLES, network
 from tests.test_tuning_space import convolutions
 
 I8, I4 = ElementType.I8, ElementType.I4
-SOFTMAX = FAMILIES["softmax"]
+SOFTMAXES = {name: FAMILIES[name] for name in ("softmax", "large softmax")}
 LOOPS = [f.add((1, 28, 28, 64)), f.max_pool(28, 28, 32), f.softmax(4, 1000), f.table((3, 5))]
 forms = convolutions() | st.sampled_from(LOOPS)
 machines = st.sampled_from(list(MACHINES.values()))
@@ -153,14 +154,18 @@ def test_every_template_has_a_form() -> None:
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[OpenClDevice]:
-    constants = {b.name for b in SOFTMAX.operands if b.role is Role.CONSTANT}
-    given = {name: array for name, array in operands_of(SOFTMAX).items() if name in constants}
+    given: FormConstants = {form: constants_for(form) for form in SOFTMAXES.values()}
     try:
-        device = OpenClDevice("", {SOFTMAX: given}, build_seconds=60.0, run_seconds=10.0)
+        device = OpenClDevice("", given, build_seconds=60.0, run_seconds=10.0)
     except BitloomError as error:
         pytest.skip(error.message)
     yield device
     device.close()
+
+
+def constants_for(form: LoopForm) -> dict[str, Array]:
+    names = {b.name for b in form.operands if b.role is Role.CONSTANT}
+    return {name: array for name, array in operands_of(form).items() if name in names}
 
 
 def measured(device: OpenClDevice, plans: list[Any]) -> list[Measurement]:
@@ -196,10 +201,10 @@ def test_costs_are_seconds_of_the_device(device: OpenClDevice) -> None:
     assert "driver" in device.fingerprint
 
 
-@pytest.mark.parametrize("name", [*LAYERS, "pool", "softmax"])
+@pytest.mark.parametrize("name", [*LAYERS, "pool", *SOFTMAXES])
 def test_choices_of_every_template_are_found_right(device: OpenClDevice, name: str) -> None:
-    form: Form = {**LAYERS, "pool": f.max_pool(9, 9, 12), "softmax": SOFTMAX}[name]
-    space = GpuSpace(form, GENERIC)
+    form: Form = {**LAYERS, "pool": f.max_pool(9, 9, 12), **SOFTMAXES}[name]
+    space = GpuSpace(form, GENERIC if name in LAYERS else G76)
     random = Random(1)
     choices = dict.fromkeys([space.default, *(space.drawn(random) for _ in range(6))])
     found = measured(device, [planned(space, choice) for choice in choices])
@@ -249,6 +254,66 @@ def test_memory_that_the_device_lacks_is_an_outcome(
         small.close()
     assert found.outcome is Outcome.OUT_OF_MEMORY
     assert found.said == "clCreateBuffer: out of memory (OpenCL error -4)"
+
+
+BUILD = "int clBuildProgram(handle p, unsigned n, const handle *d, const char *o, void *f, void *data)"
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "words"),
+    [
+        ("return *(volatile int *)8;", Outcome.NOT_BUILT, "the driver's compiler: ended by SIGSEGV"),
+        (
+            "for (volatile int i = 0;;) i = 0;",
+            Outcome.NOT_BUILT,
+            "the driver's compiler: no answer within 3 s",
+        ),
+        ("return -6;", Outcome.NOT_BUILT, "the compiler: out of memory (OpenCL error -6)"),
+        (
+            "static char *volatile more; for (;;) { more = malloc(1 << 22); memset(more, 1, 1 << 22); }",
+            Outcome.OUT_OF_MEMORY,
+            "took more than 1024 MiB",
+        ),
+    ],
+    ids=["crashes", "hangs", "refuses", "eats"],
+)
+def test_compilers_of_drivers_may_fail(
+    device: OpenClDevice,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    body: str,
+    outcome: Outcome,
+    words: str,
+) -> None:
+    shim = opencl_shim.shim(tmp_path, "#include <stdlib.h>", f"{BUILD} {{ {body} }}")
+    monkeypatch.setenv("BITLOOM_OPENCL", str(shim))
+    try:
+        bad = OpenClDevice(build_seconds=3.0, memory_bytes=1 << 30)
+    except BitloomError as error:  # the system has no driver of its own
+        pytest.skip(error.message)
+    try:
+        found = measured(bad, [PlantedGpuPlan("sound"), PlantedGpuPlan("sound", 1)])
+    finally:
+        bad.close()
+    assert [(m.outcome, words in m.said) for m in found] == [(outcome, True)] * 2, found
+
+
+def test_a_device_that_is_gone_ends_the_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = opencl_shim.shim(tmp_path, opencl_shim.NO_DEVICE)
+    try:
+        device = OpenClDevice()
+    except BitloomError as error:
+        pytest.skip(error.message)
+    outcomes: list[Outcome] = []
+    plans: list[Any] = [PlantedGpuPlan("crashing"), PlantedGpuPlan("sound")]
+    try:
+        monkeypatch.setenv("BITLOOM_OPENCL", str(gone))
+        with pytest.raises(BitloomError, match="there is no OpenCL device"):
+            for _, measurement in device.measure(plans):
+                outcomes.append(measurement.outcome)
+    finally:
+        device.close()
+    assert outcomes == [Outcome.CRASHED]
 
 
 # The command.

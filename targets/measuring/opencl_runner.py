@@ -16,6 +16,7 @@ from typing import IO
 
 import numpy as np
 
+from compiler.lowering.program import SCRATCH
 from compiler.numerics.element import Array
 from schedules.mali import GpuPlan
 from targets.measuring.child import own_answers, receive, send
@@ -42,27 +43,28 @@ class _Memory:
         self._buffers = {b.name: b for b in activations_of(example.form)}
         stored = store(plan, example)
         self._expected = {**stored.before, **stored.after}
-        constants = {n: array for n, array in stored.before.items() if n not in self._buffers}
+        fixed = {n: a for n, a in stored.before.items() if n in self._buffers or n == SCRATCH}
+        constants = {n: a for n, a in stored.before.items() if n not in fixed}
         size = sum(array.nbytes for array in constants.values())
         copies = max(1, min(_MOST_COPIES, _APART_BYTES // max(1, size)))
-        self._activations = {n: session.memory(_guarded(stored.before[n])) for n in self._buffers}
+        self._sizes = {n: array.nbytes for n, array in fixed.items()}
+        self._memory = {n: session.memory(_guarded(array)) for n, array in fixed.items()}
         kept = [{n: session.memory(_guarded(a)) for n, a in constants.items()} for _ in range(copies)]
-        self._all = [*self._activations.values(), *(m for copy in kept for m in copy.values())]
+        self._all = [*self._memory.values(), *(m for copy in kept for m in copy.values())]
         self.arguments: list[list[tuple[c_void_p, int]]] = []
         for copy in kept:
-            memory = {**self._activations, **copy}
+            memory = {**self._memory, **copy}
             self.arguments.append([(memory[name], _GUARD) for name in plan.operands])
 
     def difference(self) -> str | None:
         """How the activations differ from what the form says, or what was written beside them."""
+        found = {n: self._session.read(m, self._sizes[n] + 2 * _GUARD) for n, m in self._memory.items()}
         for name, buffer in self._buffers.items():
-            expected = self._expected[name]
-            found = self._session.read(self._activations[name], expected.size + 2 * _GUARD)
-            inside, beside = found[_GUARD:-_GUARD], np.concatenate([found[:_GUARD], found[-_GUARD:]])
-            words = difference(buffer, self._machine, inside, expected)
+            words = difference(buffer, self._machine, found[name][_GUARD:-_GUARD], self._expected[name])
             if words is not None:
                 return words
-            if (beside != GARBAGE).any():
+        for name, memory in found.items():
+            if (memory[:_GUARD] != GARBAGE).any() or (memory[-_GUARD:] != GARBAGE).any():
                 return f"it wrote beside {name}"
         return None
 
