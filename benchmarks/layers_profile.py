@@ -12,76 +12,17 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 import bitloom
 from benchmarks.cases import CaseError, load_case
 from benchmarks.host_latency import MODELS
-from bitloom.library_files import StepInfo
+from bitloom.layer_times import LayerTime, layer_times
 
 
-@dataclass(frozen=True, slots=True)
-class StepRow:
-    """One step. share: of the whole model's time. activation_bytes: read and written."""
-
-    step: int
-    layer: str
-    operator: str
-    microseconds: float
-    share: float
-    macs: int
-    activation_bytes: int
-    tiles: int
-    kernel: str
-    input: str
-    output: str
-
-    @property
-    def rate(self) -> str:
-        if self.macs:
-            return f"{self.macs / self.microseconds / 1e3:7.1f} GMAC/s"
-        return f"{self.activation_bytes / self.microseconds / 1e3:7.1f} GB/s"
-
-
-def rows(model: bitloom.Model, inputs: Mapping[str, Any], repeat: int) -> list[StepRow]:
-    """In order of execution."""
-    profile = model.profile(inputs, repeat)
-    medians = [float(np.median(seconds)) for _, seconds in profile]
-    found: list[StepRow] = []
-    for index, ((step, _), seconds) in enumerate(zip(profile, medians, strict=True)):
-        layer = _layer_of(model.manifest, step)
-        found.append(
-            StepRow(
-                step=index,
-                layer=step.layer,
-                operator=layer["operator"],
-                microseconds=seconds * 1e6,
-                share=seconds / sum(medians),
-                macs=layer["macs"],
-                activation_bytes=layer["activation_bytes"],
-                tiles=step.tiles,
-                kernel=step.kernel,
-                input=layer["input"].partition(" ")[0],
-                output=layer["output"].partition(" ")[0],
-            )
-        )
-    return found
-
-
-def _layer_of(manifest: Mapping[str, Any], step: StepInfo) -> Mapping[str, Any]:
-    for layer in manifest["layers"]:
-        if layer["kernel"] == step.kernel and (" + ".join(layer["names"]) or layer["operator"]) == step.layer:
-            return layer
-    # A part of a concatenation or a reshape that could not be saved.
-    return {"operator": "copy", "macs": 0, "activation_bytes": 0, "input": "", "output": ""}
-
-
-def table(found: Sequence[StepRow], top: int | None) -> str:
+def table(found: Sequence[LayerTime], top: int | None) -> str:
     """All steps in order, or the `top` slowest first."""
     chosen = found if top is None else sorted(found, key=lambda r: -r.microseconds)[:top]
     lines = [
@@ -110,7 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
-    found: dict[str, list[StepRow]] = {}
+    found: dict[str, list[LayerTime]] = {}
     with tempfile.TemporaryDirectory(prefix="bitloom-profile-") as name:
         for model in arguments.models:
             try:
@@ -124,13 +65,13 @@ def main() -> None:
         print("\n\n".join(f"{model}\n{table(each, arguments.top)}" for model, each in found.items()))
 
 
-def _profile(name: str, target: str, folder: Path, repeat: int) -> list[StepRow]:
+def _profile(name: str, target: str, folder: Path, repeat: int) -> list[LayerTime]:
     case = load_case(name, folder)
     artifact = bitloom.compile(
         case.model, target=target, calibration=list(case.calibration), output=folder / case.name
     )
     with bitloom.load(artifact.path, threads=1) as model:
-        return rows(model, {case.input_name: case.timed_input}, repeat)
+        return layer_times(model, {case.input_name: case.timed_input}, repeat)
 
 
 if __name__ == "__main__":

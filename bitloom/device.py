@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
-from functools import cache
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +11,7 @@ from numpy.typing import NDArray
 
 from bitloom.library_files import LoadError, StepInfo
 from bitloom.model import Array, Model
-
-
-@cache
-def offer_pocl() -> None:
-    """Lets libraries find the OpenCL loader and PoCL that come with pyopencl, beside the system's devices.
-
-    $BITLOOM_OPENCL goes before it.
-    """
-    spec = find_spec("pyopencl")
-    if spec is None or spec.origin is None or "BITLOOM_OPENCL" in os.environ:
-        return
-    home = Path(spec.origin).parent
-    loaders, drivers = (sorted((home / ".libs").glob(f"lib{name}-*.so*")) for name in ("OpenCL", "pocl"))
-    if not loaders:
-        return
-    os.environ["BITLOOM_OPENCL"] = str(loaders[0])
-    os.environ["PYOPENCL_HOME"] = str(home)  # where this loader looks for drivers
-    for driver in drivers:  # which it then opens by names alone
-        ctypes.CDLL(str(driver))
+from targets.measuring.opencl_api import offer_pocl
 
 
 class DeviceModel(Model):
@@ -53,7 +33,7 @@ class DeviceModel(Model):
         name: bytes = self._function("device", ctypes.c_char_p, ctypes.c_void_p)(self._context)
         return name.decode(errors="replace")
 
-    def device_times(self, inputs: Array | dict[str, Array]) -> list[tuple[StepInfo, float]]:
+    def device_times(self, inputs: Array | Mapping[str, Array]) -> list[tuple[StepInfo, float]]:
         """Each step, and the seconds that the device took for it in one run; 0 for steps of the CPU."""
         call = self._call(self._named((inputs,), {}))
         nanoseconds: NDArray[np.uint64] = np.zeros(len(self.steps), np.uint64)
@@ -61,6 +41,14 @@ class DeviceModel(Model):
         with self._own_context(self._threads) as context:
             self._check(profile(context, call.input_pointers, call.output_pointers, nanoseconds.ctypes.data))
         return [(step, int(time) * 1e-9) for step, time in zip(self.steps, nanoseconds, strict=True)]
+
+    def profile(
+        self, inputs: Array | Mapping[str, Array], repeat: int = 20, threads: int | None = None
+    ) -> list[tuple[StepInfo, NDArray[np.float64]]]:
+        """As for Model, by the device's clock; 0 for steps of the CPU. Threads mean nothing to it."""
+        del threads
+        runs = [self.device_times(inputs) for _ in range(repeat + 1)][1:]
+        return [(step, np.array([run[index][1] for run in runs])) for index, step in enumerate(self.steps)]
 
     def _create(self, threads: int) -> int:
         if not self.manifest.get("opencl"):

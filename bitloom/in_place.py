@@ -1,6 +1,6 @@
 """A model's kernels measured where they run: libraries of the whole model, timed step by step.
 
-`python -m bitloom.in_place FOLDER THREADS` is the process that runs them, for `InPlace`.
+`python -m bitloom.in_place FOLDER THREADS` is the process that runs them on this computer, for `InPlace`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,15 +26,16 @@ from compiler.lowering.cache import Cache
 from compiler.lowering.kernel import structural_digest
 from compiler.numerics.element import Array
 from schedules.tuning.refine import PlaceError, Turn
-from schedules.tuning.space import KernelSpace
-from schedules.tuning.tuned import Tuned
-from targets.cpu import CpuTarget
+from schedules.tuning.tuner import Subject
 from targets.measuring.child import Child, ChildError, close_all, own_answers, receive, send
+from targets.tunable import TunableInModel
 
 _NAME = "model"
 _INPUTS = "inputs.npz"
-# A turn of one library: so long, but so many runs at least, of which the fastest counts for each step.
-_TURN_SECONDS, _LEAST_RUNS = 0.03, 3
+_LOCAL = "local"
+# A turn of one library: so long, but so many runs at least, of which the fastest counts for each step. Longer
+# where a connection has to be made for it.
+_TURN_SECONDS, _REMOTE_TURN_SECONDS, _LEAST_RUNS = 0.03, 0.3, 3
 _START_SECONDS, _SLOWEST = 60.0, 50.0
 _MEMORY_BYTES = 4 << 30
 
@@ -48,27 +49,29 @@ class Job:
 
 
 class InPlace:
-    """`Place` of a model on this computer. spaces: of its kernels. objects: of kernels that are built."""
+    """`Place` of a model. subjects: its kernels. runner: where it runs, as `load` takes it. objects: of
+    kernels that are built."""
 
     def __init__(
         self,
         graph: Graph,
-        target: CpuTarget,
-        spaces: Sequence[KernelSpace],
+        target: TunableInModel,
+        subjects: Sequence[Subject[Any]],
+        runner: str,
         threads: int,
         objects: Cache,
     ) -> None:
-        self._graph, self._target, self._spaces = graph, target, tuple(spaces)
-        self._threads, self._objects = threads, objects
+        self._graph, self._target, self._subjects = graph, target, tuple(subjects)
+        self._where, self._threads, self._objects = runner, threads, objects
         self._folder = Path(tempfile.mkdtemp(prefix="bitloom-tune-"))
-        inputs = next(iter(random_inputs(graph, 1, 0)))
-        np.savez(self._folder / _INPUTS, **dict[str, Any](inputs))
+        self._inputs = next(iter(random_inputs(graph, 1, 0)))
+        np.savez(self._folder / _INPUTS, **dict[str, Any](self._inputs))
         self._runner: Child | None = None
         self._libraries = 0
 
     @property
     def digest(self) -> str:
-        return structural_digest(sorted(space.subject for space in self._spaces), self._threads)
+        return structural_digest(sorted(each.subject for each in self._subjects), self._threads)
 
     def measure(self, models: Sequence[Mapping[str, Mapping[str, Any]]], turns: int) -> Sequence[Turn]:
         """See `Place`. Costs are seconds."""
@@ -77,7 +80,7 @@ class InPlace:
         self._libraries += len(models)
         try:
             subjects = [self._emit(choices, out) for choices, out in zip(models, folders, strict=True)]
-            found: list[list[dict[str, float]]] = self._run(Job(folders, turns))
+            found = self._run(Job(folders, turns))
         except BitloomError as error:
             raise PlaceError(error.message) from error
         finally:
@@ -94,13 +97,15 @@ class InPlace:
 
     def _emit(self, choices: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str, str]:
         """Writes the library. Returns the subjects of its kernels' symbols."""
-        tuned = Tuned(choices)
-        build = replace(self._target, tuned=tuned).build(self._graph, _silent)
+        chosen = self._target.with_choices(self._subjects, choices)
+        build = chosen.target.build(self._graph, _silent)
         build.emit(_NAME, out, {}, build.facts, self._objects, _silent)
-        machine = self._target.machine
-        return {tuned.plan(space.form, machine).symbol: space.subject for space in self._spaces}
+        return dict(chosen.subjects)
 
-    def _run(self, job: Job) -> Any:
+    def _run(self, job: Job) -> list[list[dict[str, float]]]:
+        """On this computer in a process of its own, which a kernel may end."""
+        if self._where != _LOCAL:
+            return profiled(job, self._inputs, self._threads, self._where)
         if self._runner is None or not self._runner.alive:
             arguments = (str(self._folder), str(self._threads))
             self._runner = Child("bitloom.in_place", *arguments, memory_bytes=_MEMORY_BYTES)
@@ -126,12 +131,17 @@ def _step_costs(model: Model, inputs: Mapping[str, Array], runs: int, threads: i
     return costs
 
 
-def _profiled(job: Job, inputs: Mapping[str, Array], threads: int) -> list[list[dict[str, float]]]:
-    models = [load(folder, threads) for folder in job.folders]
+def profiled(
+    job: Job, inputs: Mapping[str, Array], threads: int, runner: str = _LOCAL
+) -> list[list[dict[str, float]]]:
+    """Of each turn and each library, seconds by symbol. Errors: those of `load` and of the runner."""
+    models: list[Model] = []
     random = Random(0)
     try:
+        models += (load(folder, threads, runner) for folder in job.folders)
         once = float(models[0].time(inputs, 3).min())
-        runs = max(_LEAST_RUNS, int(_TURN_SECONDS / once))
+        seconds = _TURN_SECONDS if runner == _LOCAL else _REMOTE_TURN_SECONDS
+        runs = max(_LEAST_RUNS, int(seconds / once))
         turns: list[list[dict[str, float]]] = []
         for _ in range(job.turns):
             # Another order in each turn: what slows down or speeds up meanwhile does so to all.
@@ -156,7 +166,7 @@ def main() -> None:
             job = receive(sys.stdin.buffer)
         except EOFError:
             return
-        send(answers, _profiled(job, inputs, threads))
+        send(answers, profiled(job, inputs, threads))
 
 
 if __name__ == "__main__":

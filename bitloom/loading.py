@@ -11,7 +11,8 @@ __all__ = ["LoadError", "Model", "RunError", "load"]
 
 
 def load(path: str | Path, threads: int = 0, runner: str = "local", variant: str | None = None) -> Model:
-    """Loads a library from its folder, or from its `.json` or shared library. `threads=0` uses all cores.
+    """Loads a library from its folder, or from its `.json` or shared library. `threads=0` uses all cores, or
+    as many as the library was found fastest with when it was tuned.
 
     runner: where it runs: "local", "opencl" or "opencl:NAME" for a library that was compiled for OpenCL (on
     the first device whose own or whose platform's name holds NAME), "qemu:CPU" for an emulated Arm core,

@@ -112,16 +112,16 @@ class Model:
             yield from self._layers(context, call)
 
     def profile(
-        self, inputs: Array | Mapping[str, Array], repeat: int = 20, threads: int = 1
+        self, inputs: Array | Mapping[str, Array], repeat: int = 20, threads: int | None = None
     ) -> list[tuple[StepInfo, NDArray[np.float64]]]:
         """Each step, and the seconds that it took in each of `repeat` runs after a first one.
 
-        Works in a context of its own. A step's time includes its call from Python, about a microsecond, and
-        for more than one thread the wait for all of them.
+        threads: those of the model, if left out. Works in a context of its own. A step's time includes its
+        call from Python, about a microsecond, and for more than one thread the wait for all of them.
         """
         call = self._call(self._named((inputs,), {}))
         seconds = np.empty((repeat + 1, len(self.steps)))
-        with self._own_context(threads) as context:
+        with self._own_context(self._threads if threads is None else threads) as context:
             run_step = self._step_function(call)
             for row in seconds:
                 for index in range(len(self.steps)):

@@ -42,5 +42,5 @@ def tunable_target(name: str) -> TunableTarget:
     first, *others = name.split(",")
     chosen = target_named(first, others)
     if not isinstance(chosen, Tunable):
-        raise BitloomError(f'target "{name}" has no kernels to tune', "CPUs have: see `bitloom targets`")
+        raise BitloomError(f'target "{name}" has no kernels to tune', "see docs/tuning.md")
     return chosen

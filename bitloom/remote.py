@@ -44,14 +44,24 @@ class RemoteModel(Model):
         self, inputs: Array | Mapping[str, Array], repeat: int = 100, warmup: int = 3
     ) -> NDArray[np.float64]:
         """As for Model. Raises RunError where the runner is no real CPU."""
-        if self._runner is not None and not self._runner.keeps_time:
-            raise RunError(f"{self._place} is an emulator: its time says nothing about a real CPU")
+        self._check_clock()
         _, seconds = self._execute(self._call(self._named((inputs,), {})), (), warmup + repeat)
         return seconds[warmup:]
 
-    def profile(self, inputs: Array | Mapping[str, Array], repeat: int = 20, threads: int = 1) -> NoReturn:
-        """Raises RunError: only this computer's own library is timed step by step."""
-        raise RunError(f"{self.name} on {self._place}: single steps are timed on this computer alone")
+    def profile(
+        self, inputs: Array | Mapping[str, Array], repeat: int = 20, threads: int | None = None
+    ) -> list[tuple[StepInfo, NDArray[np.float64]]]:
+        """As for Model, without a call from Python in a step's time. Raises RunError where the runner is no
+        real CPU."""
+        self._check_clock()
+        call = self._call(self._named((inputs,), {}))
+        _, seconds = self._execute(call, (), repeat + 1, by_step=True, threads=threads)
+        runs = seconds.reshape(repeat + 1, len(self.steps))[1:]
+        return [(step, runs[:, index]) for index, step in enumerate(self.steps)]
+
+    def _check_clock(self) -> None:
+        if self._runner is not None and not self._runner.keeps_time:
+            raise RunError(f"{self._place} is an emulator: its time says nothing about a real CPU")
 
     def close(self) -> None:
         runner, self._runner = self._runner, None
@@ -84,20 +94,29 @@ class RemoteModel(Model):
         return float(self._execute(call, (), 1)[1][0])
 
     def _execute(
-        self, call: Call, wanted: Sequence[tuple[int, ResultInfo]], repeat: int
+        self,
+        call: Call,
+        wanted: Sequence[tuple[int, ResultInfo]],
+        repeat: int,
+        *,
+        by_step: bool = False,
+        threads: int | None = None,
     ) -> tuple[list[NDArray[np.uint8]], NDArray[np.float64]]:
-        """Fills the call's outputs; gives the bytes of each result (step and place), and seconds of each run.
+        """Fills the call's outputs; gives the bytes of each result (step and place), and seconds of each run,
+        or of each step of each run.
 
         With results, the library runs step by step, and no time is taken.
         """
         if self._runner is None:
             raise RunError(f"{self.name} is closed")
-        request = self._request(call, wanted, repeat)
+        threads = self._threads if threads is None else threads
+        request = self._request(call, wanted, repeat, by_step=by_step, threads=threads)
         finished = self._runner.execute(request)
         if finished.status != 0:
             self._refuse(finished)
         extents = [_extent(result) for _, result in wanted]
-        sizes = [_NAME_BYTES, *extents, *(array.nbytes for array in call.outputs), 8 * repeat]
+        numbers = repeat * (len(self.steps) if by_step else 1)
+        sizes = [_NAME_BYTES, *extents, *(array.nbytes for array in call.outputs), 8 * numbers]
         if len(finished.response) != sum(sizes):
             raise RunError(
                 f"{self.name} on {self._place}: {len(finished.response)} bytes came back, not {sum(sizes)}"
@@ -108,10 +127,18 @@ class RemoteModel(Model):
             as_bytes(array)[:] = part
         return parts[: len(wanted)], times.view("<i8") * 1e-9
 
-    def _request(self, call: Call, wanted: Sequence[tuple[int, ResultInfo]], repeat: int) -> bytes:
+    def _request(
+        self,
+        call: Call,
+        wanted: Sequence[tuple[int, ResultInfo]],
+        repeat: int,
+        *,
+        by_step: bool = False,
+        threads: int = 0,
+    ) -> bytes:
         """What bitloom_runner.c describes."""
         counts = (len(call.inputs), len(call.outputs), len(wanted))
-        numbers = [self._threads, call.quantized, repeat, *counts]
+        numbers = [threads, call.quantized, repeat, by_step, *counts]
         numbers += [array.nbytes for array in (*call.inputs, *call.outputs)]
         for step, result in wanted:
             output = -1 if result.output is None else result.output

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,13 +27,11 @@ from compiler.lowering.cache import Cache, default_folder
 from compiler.numerics.element import Array
 from compiler.quantize.calibration_run import read_calibration
 from schedules.tuning.measure import Device
-from schedules.tuning.records import records_folder
-from schedules.tuning.space import KernelSpace
+from schedules.tuning.records import append, records_folder
+from schedules.tuning.threads import fewest, threads_record
 from schedules.tuning.tuner import Budget, Subject, Tuner
-from targets.cpu import CpuTarget
-from targets.measuring.host import HostDevice
 from targets.runners import RunnerError
-from targets.tunable import NotTimedError, Place
+from targets.tunable import KeepsObjects, NotTimedError, Place, TunableInModel
 
 if TYPE_CHECKING:
     from targets.tunable import TunableTarget
@@ -87,9 +87,14 @@ def device_of(work: Work, place: Place) -> Device[Any]:
 
 
 def tuner_of(
-    work: Work, device: Device[Any], budget: Budget, seed: int, say: Callable[[str], None] = warn
+    work: Work,
+    place: Place,
+    device: Device[Any],
+    budget: Budget,
+    seed: int,
+    say: Callable[[str], None] = warn,
 ) -> Tuner:
-    """A tuner of all that the target can choose for the graph, on that device."""
+    """A tuner of all that the target can choose for the graph, on the device of that place."""
     subjects = work.target.subjects(work.graph)
     return Tuner(
         subjects,
@@ -98,17 +103,23 @@ def tuner_of(
         seed=seed,
         budget=budget,
         versions=versions(),
-        place=_in_place(work, device, [subject for _, subject, _ in subjects]),
+        place=_in_place(work, place, device, [subject for _, subject, _ in subjects]),
         warn=say,
     )
 
 
-def _in_place(work: Work, device: Device[Any], subjects: Sequence[Subject[Any]]) -> InPlace | None:
-    """The model on this computer; None where kernels are measured elsewhere."""
-    spaces = [subject for subject in subjects if isinstance(subject, KernelSpace)]
-    if not isinstance(device, HostDevice) or not isinstance(work.target, CpuTarget):
+def _in_place(
+    work: Work, place: Place, device: Device[Any], subjects: Sequence[Subject[Any]]
+) -> InPlace | None:
+    """The model at the place of its kernels; None where no models are timed there."""
+    target = work.target
+    if not isinstance(target, TunableInModel) or not isinstance(device, KeepsObjects):
         return None
-    return InPlace(work.graph, work.target, spaces, device.threads, device.objects)
+    try:
+        runner = target.runner(place)
+    except NotTimedError:
+        return None
+    return InPlace(work.graph, target, subjects, runner, place.threads, device.objects)
 
 
 def versions() -> dict[str, str]:
@@ -155,6 +166,49 @@ def compared(work: Work, place: Place, progress: Progress = no_progress) -> Iter
                 if place.is_here:
                     raise
                 raise NotTimedError(error.message, error.hint) from error
+
+
+def threads_timed(work: Work, place: Place, progress: Progress = no_progress) -> dict[int, float]:
+    """Seconds of a run of the model with the kernels of the records, by the number of threads: the median
+    over turns of the least run of each. Empty where models are not timed on this computer, or with one core.
+    """
+    counts = thread_counts()
+    try:
+        is_local = work.target.runner(place) == "local"
+    except NotTimedError:
+        is_local = False
+    if not is_local or len(counts) < 2:
+        return {}
+    target = work.target.with_records(records_folder(), warn)
+    with TemporaryDirectory(prefix="bitloom-tune-") as name, ExitStack() as loaded:
+        folder = Path(name) / "after"
+        build = target.build(work.graph, progress)
+        build.emit("model", folder, {}, build.facts, Cache(default_folder()), progress)
+        inputs = next(iter(random_inputs(work.graph, 1, 0)))
+        progress("compare numbers of threads")
+        models = {n: loaded.enter_context(load(folder, n)) for n in counts}
+        once = float(models[1].time(inputs, 5).min())
+        runs = max(3, int(_TURN_SECONDS / once))
+        turns = [
+            {n: float(models[n].time(inputs, runs, 1).min()) for n in (counts, counts[::-1])[number % 2]}
+            for number in range(_TURNS)
+        ]
+    return {n: median(turn[n] for turn in turns) for n in counts}
+
+
+def thread_counts() -> list[int]:
+    """1, 2, 4, ... and all cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return sorted({cores, *(1 << n for n in range(cores.bit_length()) if 1 << n <= cores)})
+
+
+def keep_threads(work: Work, tuner: Tuner, seconds: Mapping[int, float]) -> int:
+    """Records with how many threads the model runs fastest; a library that is compiled from now on takes so
+    many where its caller leaves it open. Errors: OSError where the record cannot be written."""
+    subjects = [kernel.subject for kernel in tuner.kernels]
+    machine, names = subjects[0].machine_name, [subject.subject for subject in subjects]
+    append(tuner.path, [threads_record(tuner.device.fingerprint, machine, names, seconds, versions())])
+    return fewest(seconds)
 
 
 def _compared(

@@ -19,7 +19,7 @@ from schedules.intrinsics import (
 
 _LINE = 64  # bytes of a cache line
 
-_PACK_WORDS = {
+PACK_WORDS = {
     4: "llvm.x86.sse2.packssdw.128",
     8: "llvm.x86.avx2.packssdw",
     16: "llvm.x86.avx512.packssdw.512",
@@ -29,12 +29,12 @@ _PACK_SIGNED = {
     8: "llvm.x86.avx2.packsswb",
     16: "llvm.x86.avx512.packsswb.512",
 }
-_PACK_UNSIGNED = {
+PACK_UNSIGNED = {
     4: "llvm.x86.sse2.packuswb.128",
     8: "llvm.x86.avx2.packuswb",
     16: "llvm.x86.avx512.packuswb.512",
 }
-_MULTIPLY_WORDS = {
+MULTIPLY_WORDS = {
     4: "llvm.x86.sse2.pmadd.wd",
     8: "llvm.x86.avx2.pmadd.wd",
     16: "llvm.x86.avx512.pmaddw.d.512",
@@ -65,11 +65,11 @@ class X86Instructions(PlainInstructions):
         offset = broadcast(tirx.Cast("int16", zero), 2 * lanes)
         halves = [
             tirx.call_llvm_pure_intrin(
-                words, "llvm.sadd.sat", tirx.call_llvm_pure_intrin(words, _PACK_WORDS[lanes], a, b), offset
+                words, "llvm.sadd.sat", tirx.call_llvm_pure_intrin(words, PACK_WORDS[lanes], a, b), offset
             )
             for a, b in (scaled[:2], scaled[2:])
         ]
-        name = (_PACK_UNSIGNED if dtype == "uint8" else _PACK_SIGNED)[lanes]
+        name = (PACK_UNSIGNED if dtype == "uint8" else _PACK_SIGNED)[lanes]
         packed = tirx.call_llvm_pure_intrin(f"int8x{4 * lanes}", name, *halves)
         parts = lanes // 4
         order = [4 * part + vector for vector in range(4) for part in range(parts)]
@@ -180,7 +180,7 @@ class PairDot(X86Instructions):
         result, words, u32 = f"int32x{lanes}", f"int16x{2 * lanes}", f"uint32x{lanes}"
         pairs = tirx.call_llvm_pure_intrin(words, _MULTIPLY_BYTES[lanes], unsigned, signed)
         ones = constant(1, "int16", 2 * lanes)
-        sums = tirx.call_llvm_pure_intrin(result, _MULTIPLY_WORDS[lanes], pairs, ones)
+        sums = tirx.call_llvm_pure_intrin(result, MULTIPLY_WORDS[lanes], pairs, ones)
         # Unsigned: the bias wraps, and LLVM takes overflow of signed sums for undefined.
         return reinterpret(result, reinterpret(u32, accumulator) + reinterpret(u32, sums))
 
@@ -205,4 +205,4 @@ class WordDot(X86Instructions):
         if self.fused:
             name = f"llvm.x86.avx512.vpdpwssd.{32 * lanes}"
             return tirx.call_llvm_pure_intrin(result, name, accumulator, activations, words)
-        return accumulator + tirx.call_llvm_pure_intrin(result, _MULTIPLY_WORDS[lanes], activations, words)
+        return accumulator + tirx.call_llvm_pure_intrin(result, MULTIPLY_WORDS[lanes], activations, words)

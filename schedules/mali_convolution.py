@@ -25,7 +25,7 @@ from schedules.mali_channels import (
     stored,
 )
 from schedules.mali_code import Code, type_of
-from schedules.mali_kernel import ClKernel, kernel
+from schedules.mali_kernel import ClKernel, Sizes, check_group, kernel
 from schedules.mali_machines import GpuMachine
 
 I8, I16, I32 = ElementType.I8, ElementType.I16, ElementType.I32
@@ -33,10 +33,20 @@ I8, I16, I32 = ElementType.I8, ElementType.I16, ElementType.I32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClConvolutionConfig:
-    """pixels, channels: of a work-item's tile."""
+    """pixels, channels: of a work-item's tile. block: input channels that are loaded at once; 0: as many as
+    16 bytes hold, or fewer where there are few. group_x, group_y, group_z: work-items of a group; 0: by
+    rule."""
 
     pixels: int
     channels: int
+    block: int = 0
+    group_x: int = 0
+    group_y: int = 0
+    group_z: int = 0
+
+    @property
+    def group(self) -> Sizes:
+        return self.group_x, self.group_y, self.group_z
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,12 @@ class ClConvolutionPlan:
         return (_Kernel(self).kernel(),)
 
     @property
+    def items(self) -> Sizes:
+        """Work-items: along the tiles of channels, of a row's pixels, and of rows."""
+        f = self.image
+        return self.panels, -(-f.out_width // self.config.pixels), f.batch * f.out_height
+
+    @property
     def image(self) -> Convolution:
         """The form with all pixels in one row where each is a matrix product by itself."""
         f = self.form
@@ -83,13 +99,8 @@ class ClConvolutionPlan:
 
     @property
     def block(self) -> int:
-        """Input channels that are loaded at once: 16 bytes, or fewer where there are few."""
-        inputs = self.form.in_channels // self.form.groups
-        if self.form.input is I16:
-            return 8
-        if self.form.weight is not I8:
-            return 16
-        return 4 if inputs <= 4 else 8 if inputs <= 8 else 16
+        """Input channels that are loaded at once."""
+        return self.config.block or default_block(self.form)
 
     @property
     def blocks(self) -> int:
@@ -139,6 +150,22 @@ class ClConvolutionPlan:
         raise TypeError(f"{self.symbol} is OpenCL C, which the device's driver builds")
 
 
+def default_block(form: Convolution) -> int:
+    """16 bytes, or fewer where there are few."""
+    inputs = form.in_channels // form.groups
+    if form.input is I16:
+        return 8
+    if form.weight is not I8:
+        return 16
+    return 4 if inputs <= 4 else 8 if inputs <= 8 else 16
+
+
+def block_choices(form: Convolution) -> tuple[int, ...]:
+    """Codes of 16 bits and narrow weights are unpacked in one way only."""
+    fixed = form.input is I16 or form.weight is not I8
+    return (default_block(form),) if fixed else tuple(n for n in (4, 8, 16) if n <= default_block(form))
+
+
 def default_config(form: Convolution, machine: GpuMachine) -> ClConvolutionConfig:
     """As many pixels as leave work-items for all cores; channels that do not cross groups."""
     outputs = form.out_channels // form.groups
@@ -153,8 +180,11 @@ def default_config(form: Convolution, machine: GpuMachine) -> ClConvolutionConfi
 def plan_cl_convolution(
     form: Convolution, machine: GpuMachine, config: ClConvolutionConfig | None = None
 ) -> ClConvolutionPlan:
-    """Errors: ValueError for a configuration whose tiles cross groups."""
+    """Errors: ValueError for a configuration whose tiles cross groups, or that is none for the machine."""
     config = config or default_config(form, machine)
+    check_group(config.group, machine)
+    if config.block and config.block not in block_choices(form):
+        raise ValueError(f"{form.input.value} by {form.weight.value} has no blocks of {config.block}")
     if form.groups > 1 and form.out_channels // form.groups % config.channels:
         raise ValueError(f"tiles of {config.channels} channels cross {form.groups} groups")
     return ClConvolutionPlan(form, machine, config)
@@ -166,14 +196,14 @@ class _Kernel:
 
     def kernel(self) -> ClKernel:
         p, f, config = self.plan, self.plan.image, self.plan.config
-        items = (p.panels, -(-f.out_width // config.pixels), f.batch * f.out_height)
         code = Code()
         declare_channels(code, f, f"item_x * {config.channels}", config.channels, p.panels * config.channels)
         self._declare(code)
         with code.block(f"for (int kh = 0; kh < {f.kernel_height}; kh++)"):
             self._row(code)
         self._store(code)
-        return kernel(p.symbol, convolution_operands(p.form), code.text(), items, p.machine)
+        operands = convolution_operands(p.form)
+        return kernel(p.symbol, operands, code.text(), p.items, p.machine, config.group)
 
     def _declare(self, code: Code) -> None:
         p, f, config = self.plan, self.plan.image, self.plan.config

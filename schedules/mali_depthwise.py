@@ -20,7 +20,7 @@ from schedules.mali_channels import (
     stored,
 )
 from schedules.mali_code import Code, type_of
-from schedules.mali_kernel import ClKernel, kernel
+from schedules.mali_kernel import ClKernel, Sizes, check_group, kernel
 from schedules.mali_machines import GpuMachine
 
 I8, I32 = ElementType.I8, ElementType.I32
@@ -30,10 +30,18 @@ _COLUMNS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClDepthwiseConfig:
-    """pixels, channels: of a work-item's tile; channels 4 or 8."""
+    """pixels, channels: of a work-item's tile; channels 4, 8 or 16. group_x, group_y, group_z: work-items of
+    a group; 0: by rule."""
 
     pixels: int
     channels: int
+    group_x: int = 0
+    group_y: int = 0
+    group_z: int = 0
+
+    @property
+    def group(self) -> Sizes:
+        return self.group_x, self.group_y, self.group_z
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,12 @@ class ClDepthwisePlan:
     def panels(self) -> int:
         return -(-self.form.out_channels // self.config.channels)
 
+    @property
+    def items(self) -> Sizes:
+        """Work-items: along the tiles of channels, of a row's pixels, and of rows."""
+        f = self.form
+        return self.panels, -(-f.out_width // self.config.pixels), f.batch * f.out_height
+
     @cached_property
     def kernels(self) -> tuple[ClKernel, ...]:
         return (_Kernel(self).kernel(),)
@@ -90,13 +104,15 @@ class ClDepthwisePlan:
 def plan_cl_depthwise(
     form: Convolution, machine: GpuMachine, config: ClDepthwiseConfig | None = None
 ) -> ClDepthwisePlan:
-    """Errors: ValueError for a form that is not depthwise."""
+    """Errors: ValueError for a form that is not depthwise, or a work-group that is none for the machine."""
     if not form.depthwise:
         raise ValueError(f"{form.in_channels}->{form.out_channels} channels in {form.groups} groups")
-    return ClDepthwisePlan(form, machine, config or _default_config(form, machine))
+    config = config or default_config(form, machine)
+    check_group(config.group, machine)
+    return ClDepthwisePlan(form, machine, config)
 
 
-def _default_config(form: Convolution, machine: GpuMachine) -> ClDepthwiseConfig:
+def default_config(form: Convolution, machine: GpuMachine) -> ClDepthwiseConfig:
     channels = 8 if form.out_channels > 4 else 4
     pixels = 4
     tiles = -(-form.out_channels // channels) * form.batch * form.out_height * form.out_width
@@ -116,7 +132,6 @@ class _Kernel:
 
     def kernel(self) -> ClKernel:
         p, f, config = self.plan, self.plan.form, self.plan.config
-        items = (p.panels, -(-f.out_width // config.pixels), f.batch * f.out_height)
         code = Code()
         declare_channels(code, f, f"item_x * {config.channels}", config.channels, p.panels * config.channels)
         taps = f.kernel_height * f.kernel_width * config.channels
@@ -132,7 +147,7 @@ class _Kernel:
         with code.block(f"for (int kh = 0; kh < {f.kernel_height}; kh++)"):
             self._row(code)
         self._store(code)
-        return kernel(p.symbol, convolution_operands(f), code.text(), items, p.machine)
+        return kernel(p.symbol, convolution_operands(f), code.text(), p.items, p.machine, config.group)
 
     def _row(self, code: Code) -> None:
         f = self.plan.form

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 from compiler.loops.form import Form
 from compiler.numerics.element import Array, ElementType
 from schedules.mali_code import type_of
 from schedules.mali_machines import GpuMachine
+from schedules.mali_prelude import PRELUDE
+
+Sizes = tuple[int, int, int]
+# A configuration's work-group that `work_group` chooses.
+BY_RULE: Sizes = (0, 0, 0)
+
+SCRATCH = "scratch"  # the operand of `ClPlan.scratch_bytes`
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +40,11 @@ class ClKernel:
 
     name: str
     source: str
-    items: tuple[int, int, int]
-    work_group: tuple[int, int, int]
+    items: Sizes
+    work_group: Sizes
 
     @property
-    def global_size(self) -> tuple[int, int, int]:
+    def global_size(self) -> Sizes:
         x, y, z = (-(-n // g) * g for n, g in zip(self.items, self.work_group, strict=True))
         return (x, y, z)
 
@@ -57,12 +65,22 @@ class ClPlan(Protocol):
     def operands(self) -> tuple[str, ...]: ...
 
     @property
+    def scratch_bytes(self) -> int:
+        """Bytes of the operand `SCRATCH`, where kernels leave what later ones read; 0: there is none."""
+        ...
+
+    @property
     def kernels(self) -> tuple[ClKernel, ...]: ...
 
     def pack(self, constants: Mapping[str, Array]) -> dict[str, Array]: ...
 
 
-def work_group(items: tuple[int, int, int], most: int) -> tuple[int, int, int]:
+def program_source(kernels: Iterable[ClKernel]) -> str:
+    """OpenCL C of all kernels, each once."""
+    return PRELUDE + "\n".join({kernel.name: kernel.source for kernel in kernels}.values())
+
+
+def work_group(items: Sizes, most: int) -> Sizes:
     """Powers of two, the first dimension first: neighbours along it read neighbouring memory."""
     sizes: list[int] = []
     for count in items:
@@ -75,13 +93,35 @@ def work_group(items: tuple[int, int, int], most: int) -> tuple[int, int, int]:
     return (x, y, z)
 
 
+def covering(count: int) -> int:
+    """The least power of two that is no less."""
+    return 1 << (count - 1).bit_length()
+
+
+def check_group(group: Sizes, machine: GpuMachine) -> None:
+    """Errors: ValueError for a work-group that the machine does not promise to run."""
+    if group != BY_RULE and not all(g > 0 and g == covering(g) for g in group):
+        raise ValueError(f"the extents of a work-group are powers of two, not {group}")
+    if prod(group) > machine.work_group:
+        raise ValueError(f"{machine.name} runs groups of {machine.work_group} work-items, not {prod(group)}")
+
+
 def kernel(
-    name: str, parameters: Iterable[ClParameter], body: str, items: tuple[int, int, int], machine: GpuMachine
+    name: str,
+    parameters: Iterable[ClParameter],
+    body: str,
+    items: Sizes,
+    machine: GpuMachine,
+    wanted: Sizes = BY_RULE,
 ) -> ClKernel:
     """A kernel whose body sees the operand a as the typed pointer p_a, and its place as item_x, item_y and
-    item_z."""
+    item_z. wanted: its work-group, as far as there are work-items."""
     parameters = tuple(parameters)
-    group = work_group(items, machine.work_group)
+    if wanted == BY_RULE:
+        group = work_group(items, machine.work_group)
+    else:
+        x, y, z = (min(w, covering(n)) for w, n in zip(wanted, items, strict=True))
+        group = (x, y, z)
     arguments = ", ".join(f"__global uchar *{p.name}_base, int {p.name}_at" for p in parameters)
     lines = [f"__attribute__((reqd_work_group_size({', '.join(map(str, group))})))"]
     lines.append(f"__kernel void {name}({arguments})\n{{")

@@ -10,12 +10,13 @@ from math import prod
 from compiler.loops.expression import Axis, Expression, Floor, Load, Rescale, Select
 from compiler.loops.form import LoopForm, Reduction, Role
 from compiler.loops.nest import Nest, Part, take_apart
+from compiler.loops.phases import Phases, split_reductions
 from compiler.loops.rewrite import Linear, depends_on, loads, walk
 from compiler.lowering.kernel import structural_digest
 from compiler.numerics.element import Array, ElementType
 from schedules.loops import packed_constants, type_prefix
-from schedules.mali_code import Code, Value
-from schedules.mali_kernel import ClKernel, ClParameter, kernel
+from schedules.mali_code import Code, Value, type_of
+from schedules.mali_kernel import SCRATCH, ClKernel, ClParameter, Sizes, check_group, kernel
 from schedules.mali_machines import GpuMachine
 from schedules.mali_values import ClLanes, Memory
 
@@ -23,18 +24,30 @@ I32 = ElementType.I32
 # Private memory of a work-item beyond this many bytes would lie in main memory for all of them at once.
 _PRIVATE_BYTES = 16 << 10
 _VECTOR_BYTES = 16
+# Long reductions are split where a form has fewer independent indices than this part of the work-items that
+# keep a GPU busy.
+_FEW = 16
+_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClLoopsConfig:
-    """vector_bytes: of the widest values that a work-item computes at a time."""
+    """vector_bytes: of the widest values that a work-item computes at a time. group_x, group_y, group_z:
+    work-items of a group, as far as a kernel has so many; 0: by rule."""
 
     vector_bytes: int
+    group_x: int = 0
+    group_y: int = 0
+    group_z: int = 0
+
+    @property
+    def group(self) -> Sizes:
+        return self.group_x, self.group_y, self.group_z
 
 
 @dataclass(frozen=True)
 class ClLoopsPlan:
-    """A loop form on a GPU; a ClPlan. Each of its independent parts is a kernel."""
+    """A loop form on a GPU; a ClPlan. Each independent part of each of its phases is a kernel."""
 
     form: LoopForm
     machine: GpuMachine
@@ -47,20 +60,35 @@ class ClLoopsPlan:
 
     @property
     def operands(self) -> tuple[str, ...]:
-        return tuple(b.name for b in self.form.operands)
+        names = tuple(b.name for b in self.form.operands)
+        return (*names, SCRATCH) if self.scratch_bytes else names
 
     @property
     def tiles(self) -> int:
         return 1
 
+    @cached_property
+    def phases(self) -> Phases:
+        return _phases(self.form, self.machine)
+
+    @property
+    def scratch(self) -> dict[str, int]:
+        """Byte offset, behind the operand `scratch`, of each buffer that phases pass on."""
+        ends = [0]
+        for b in self.phases.passed:
+            size = prod(b.shape) * b.element.dtype.itemsize
+            ends.append(ends[-1] + -(-size // _ALIGNMENT) * _ALIGNMENT)
+        return {b.name: end for b, end in zip(self.phases.passed, ends, strict=False)} | {"": ends[-1]}
+
     @property
     def scratch_bytes(self) -> int:
-        return 0
+        """Of the whole launch, for kernels run one after another."""
+        return self.scratch[""]
 
     @cached_property
     def kernels(self) -> tuple[ClKernel, ...]:
-        parts = take_apart(self.form)
-        return tuple(_Part(self, part).kernel(f"{self.symbol}_{i}") for i, part in enumerate(parts))
+        parts = [(phase, part) for phase in self.phases.forms for part in take_apart(phase)]
+        return tuple(_Part(self, *of).kernel(f"{self.symbol}_{i}") for i, of in enumerate(parts))
 
     def pack(self, constants: Mapping[str, Array]) -> dict[str, Array]:
         return packed_constants(self.form, constants)
@@ -70,11 +98,19 @@ class ClLoopsPlan:
 
 
 def plan_cl_loops(form: LoopForm, machine: GpuMachine, config: ClLoopsConfig | None = None) -> ClLoopsPlan:
-    """Errors: ValueError with the reason where a GPU does not take the form."""
-    for reason in (_computes_floats, _packs_bits, _keeps_much):
+    """Errors: ValueError with the reason where a GPU does not take the form, or runs no such work-group."""
+    for reason in (_computes_floats, _packs_bits):
         if reason(form):
             raise ValueError(str(reason.__doc__))
-    return ClLoopsPlan(form, machine, config or ClLoopsConfig(vector_bytes=4 * _VECTOR_BYTES))
+    if any(map(_keeps_much, _phases(form, machine).forms)):
+        raise ValueError(str(_keeps_much.__doc__))
+    config = config or default_config()
+    check_group(config.group, machine)
+    return ClLoopsPlan(form, machine, config)
+
+
+def default_config() -> ClLoopsConfig:
+    return ClLoopsConfig(vector_bytes=4 * _VECTOR_BYTES)
 
 
 def _computes_floats(form: LoopForm) -> bool:
@@ -100,6 +136,15 @@ def _keeps_much(form: LoopForm) -> bool:
     return False
 
 
+def _phases(form: LoopForm, machine: GpuMachine) -> Phases:
+    """Long reductions are split where they leave work-items without work, or need much private memory."""
+    items = max(prod(a.extent for a in part.shared) for part in take_apart(form))
+    split = None
+    if items < machine.work_items // _FEW or _keeps_much(form):
+        split = split_reductions(form)
+    return split or Phases((form,), ())
+
+
 def _expressions(form: LoopForm) -> Sequence[Expression]:
     return [e for s in form.stages for e in (s.value, s.initial) if e is not None]
 
@@ -107,6 +152,7 @@ def _expressions(form: LoopForm) -> Sequence[Expression]:
 @dataclass(frozen=True, slots=True)
 class _Part:
     plan: ClLoopsPlan
+    phase: LoopForm
     part: Part
 
     def kernel(self, name: str) -> ClKernel:
@@ -126,17 +172,25 @@ class _Part:
         else:
             for nest in self.part.nests:
                 self._walk(here, nest)
-        return kernel(name, self._parameters(), code.text(), items, self.plan.machine)
+        wanted = self.plan.config.group
+        return kernel(name, self._parameters(), code.text(), items, self.plan.machine, wanted)
 
     def _parameters(self) -> list[ClParameter]:
         form = self.plan.form
+        scratch = [ClParameter(SCRATCH, ElementType.I8, False)] if self.plan.scratch_bytes else []
         return [
             ClParameter(b.name, b.element, b.role is not Role.OUTPUT and not form.in_place, not form.in_place)
             for b in form.operands
-        ]
+        ] + scratch
 
     def _memory(self, code: Code, lanes: int) -> dict[str, Memory]:
-        form = self.plan.form
+        form = self.phase
+        passed = {b.name for b in self.plan.phases.passed}
+        for b in form.operands:
+            if b.name in passed:
+                pointer = f"__global {type_of(b.element)} *"
+                place = f"p_{SCRATCH} + {self.plan.scratch[b.name]}"
+                code.add(f"{pointer}p_{b.name} = ({pointer})({place});")
         written = {nest.output for nest in self.part.nests}
         memory = {
             b.name: Memory(
@@ -171,7 +225,7 @@ class _Part:
         widest = max(e.element.dtype.itemsize for x in nest.expressions for e in walk(x))
         if not all(_reads_in_steps(e, axis) for e in nest.expressions):
             widest = max(widest, 4)
-        most = min(self.plan.config.vector_bytes // widest, 16)
+        most = max(1, min(self.plan.config.vector_bytes // widest, 16))
         if any(isinstance(e, Rescale) for x in nest.expressions for e in walk(x)):
             most = min(most, 8)
         while most > axis.extent:
@@ -230,6 +284,7 @@ def _element(nest: Nest, at: ClLanes) -> None:
         at.store(nest.output, nest.address, at.value(nest.value))
         return
     assert nest.initial is not None
+    to, at = at, _once(nest, at)
     initial = at.spread(at.value(nest.initial), at.lanes)
     total = at.code.variable("total", initial, nest.value.element, at.lanes)
 
@@ -241,7 +296,17 @@ def _element(nest: Nest, at: ClLanes) -> None:
             here.code.add(f"{total.text} = max({total.text}, {value});")
 
     _for_all(nest.over, at, accumulate)
-    at.store(nest.output, nest.address, total)
+    to.store(nest.output, nest.address, total)
+
+
+def _once(nest: Nest, at: ClLanes) -> ClLanes:
+    """One lane where all compute the same."""
+    vector = at.vector
+    if vector is None or any(
+        depends_on(e, vector) or any(at.memory[x.buffer].lanewise for x in loads(e)) for e in nest.expressions
+    ):
+        return at
+    return replace(at, vector=None, lanes=1)
 
 
 def _for_all(axes: Sequence[Axis], here: ClLanes, body: Callable[[ClLanes], None]) -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from compiler.lowering.program import PlanKernel, Program
     from schedules.tuning.measure import Device
     from schedules.tuning.tuned import Tuned
-    from targets.tunable import NamedSubject, Place
+    from schedules.tuning.tuner import Subject
+    from targets.tunable import Chosen, NamedSubject, Place
 
 # What builds a library is imported when one is built: a name that is no target is refused at once.
 
@@ -87,10 +88,10 @@ class CpuTarget:
         from targets.measuring.host import host_fingerprint
 
         tuned = Tuned.of(folder, self.machines.values(), host_fingerprint(), warn)
-        return replace(self, tuned=tuned if tuned.choices else None)
+        return replace(self, tuned=tuned if tuned.choices or tuned.threads else None)
 
     def check_place(self, place: Place) -> None:
-        """See `targets.tunable`, as for the next three."""
+        """See `targets.tunable`, as for the next four."""
         from targets.measuring.choosing import check_place
 
         check_place(place, self.machine, self.name)
@@ -110,6 +111,18 @@ class CpuTarget:
 
         return runner_of(place)
 
+    def with_choices(
+        self, subjects: Sequence[Subject[Any]], choices: Mapping[str, Mapping[str, Any]]
+    ) -> Chosen:
+        from schedules.tuning.space import KernelSpace
+        from schedules.tuning.tuned import Tuned
+        from targets.tunable import Chosen
+
+        tuned = Tuned(choices)
+        spaces = [subject for subject in subjects if isinstance(subject, KernelSpace)]
+        symbols = {tuned.plan(space.form, space.machine).symbol: space.subject for space in spaces}
+        return Chosen(replace(self, tuned=tuned), symbols)
+
     def with_variants(self, others: Sequence[Target]) -> CpuTarget:
         found: dict[str, CpuTarget] = {}
         for other in others:
@@ -127,7 +140,15 @@ class CpuTarget:
         from compiler.lowering.program import lower_variants
 
         progress("lower")
-        return CpuBuild(self, lower_variants(graph, self.planners))
+        return CpuBuild(self, lower_variants(graph, self.planners), self._threads(graph))
+
+    def _threads(self, graph: Graph) -> int:
+        """With how many the graph was fastest; 0 where no record says."""
+        if self.tuned is None or not self.tuned.threads:
+            return 0
+        from schedules.tuning.threads import subject_of
+
+        return self.tuned.threads.get(subject_of(s.subject for _, s, _ in self.subjects(graph)), 0)
 
     def emit(
         self,
@@ -138,8 +159,10 @@ class CpuTarget:
         facts: Mapping[str, Any],
         cache: Cache,
         progress: Progress,
+        threads: int = 0,
     ) -> None:
-        """The library of `programs` in `out`, with more files beside it; facts go into the manifest."""
+        """The library of `programs` in `out`, with more files beside it; facts go into the manifest. threads:
+        as `LibraryDescription` has it."""
         from compiler.lowering.objects import build_objects
         from targets.library.describing import describe
         from targets.library.emit import emit_library
@@ -156,7 +179,8 @@ class CpuTarget:
             )
             progress("link")
             machines = self.machines
-            description = describe(name, {v: (program, machines[v]) for v, program in programs.items()})
+            variants = {v: (program, machines[v]) for v, program in programs.items()}
+            description = describe(name, variants, threads)
             emit_library(description, objects, out, toolchain, facts, attachments)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -164,10 +188,11 @@ class CpuTarget:
 
 @dataclass(frozen=True, slots=True)
 class CpuBuild:
-    """Planned kernels and memory of a graph, for each variant."""
+    """Planned kernels and memory of a graph, for each variant. threads: see `LibraryDescription`."""
 
     target: CpuTarget
     programs: Mapping[str, Program]
+    threads: int = 0
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -182,14 +207,10 @@ class CpuBuild:
 
     @property
     def _tuning(self) -> dict[str, Any]:
-        """How many kernels records decide about, and whose records."""
-        from compiler.lowering.kernel import cpu_of
+        from targets.tunable import tuning_facts
 
-        tuned = self.target.tuned
         plans = [plan for program in self.programs.values() for plan in program.kernels().values()]
-        known = 0 if tuned is None else sum(tuned.knows(plan.form, cpu_of(plan)) for plan in plans)
-        devices = list(tuned.devices) if tuned is not None and known else []
-        return {"kernels": len(plans), "tuned": known, "devices": devices}
+        return tuning_facts(self.target.tuned, plans)
 
     def emit(
         self,
@@ -200,7 +221,7 @@ class CpuBuild:
         cache: Cache,
         progress: Progress,
     ) -> None:
-        self.target.emit(self.programs, name, out, attachments, facts, cache, progress)
+        self.target.emit(self.programs, name, out, attachments, facts, cache, progress, self.threads)
 
 
 def _description(machine: CpuMachine) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from compiler.lowering.cache import Cache
     from compiler.lowering.kernel import KernelPlan
     from compiler.lowering.program import Program
+    from schedules.tuning.measure import Device
+    from schedules.tuning.tuned import Tuned
+    from targets.tunable import NamedSubject, Place
 
 PREFIX = "mali/"
 # None: this computer's own.
@@ -35,11 +38,15 @@ _TRIPLES = {"glibc": "aarch64-linux-gnu.2.28", "android": "aarch64-linux-android
 
 @dataclass(frozen=True, slots=True)
 class MaliTarget:
-    """A C library that runs its layers on a GPU, and on the CPU what OpenCL cannot take."""
+    """A C library that runs its layers on a GPU, and on the CPU what OpenCL cannot take.
+
+    tuned: records of devices, by which kernels are planned; None: by rules alone.
+    """
 
     name: str
     gpu: GpuMachine
     triple: str | None
+    tuned: Tuned | None = None
 
     @property
     def cpu(self) -> CpuMachine:
@@ -60,7 +67,8 @@ class MaliTarget:
 
     @property
     def digest(self) -> str:
-        return f"{self.name} {self.gpu!r} {self.cpu!r} {self.triple}"
+        records = "" if self.tuned is None else f" {self.tuned.digest}"
+        return f"{self.name} {self.gpu!r} {self.cpu!r} {self.triple}{records}"
 
     def with_variants(self, others: Sequence[Target]) -> MaliTarget:
         """Errors: BitloomError for any: the driver compiles for its own device."""
@@ -73,10 +81,50 @@ class MaliTarget:
         from schedules.cpu import plan_kernel
         from schedules.mali import plan_gpu_kernel
 
+        tuned = self.tuned
         try:
-            return plan_gpu_kernel(form, self.gpu)
+            return plan_gpu_kernel(form, self.gpu) if tuned is None else tuned.plan(form, self.gpu)
         except ValueError:
-            return plan_kernel(form, self.cpu)
+            return plan_kernel(form, self.cpu) if tuned is None else tuned.plan(form, self.cpu)
+
+    def with_records(self, folder: Path, warn: Callable[[str], None]) -> MaliTarget:
+        """This target, whose kernels are planned by the records of devices in a folder: by those of Mali GPUs
+        before those of what stands in for one."""
+        from schedules.tuning.records import databases
+
+        if not any(databases(folder)):
+            return self
+        from schedules.tuning.tuned import Tuned
+
+        tuned = Tuned.of(folder, (self.gpu, self.cpu), None, warn, lambda device: "Mali" not in device)
+        return replace(self, tuned=tuned if tuned.choices else None)
+
+    def check_place(self, place: Place) -> None:
+        """See `targets.tunable`, as for the next three."""
+        from targets.measuring.opencl import check_place
+
+        check_place(place, self.name)
+
+    def subjects(self, graph: Graph) -> list[NamedSubject]:
+        from targets.measuring.kernels import gpu_subjects
+
+        return gpu_subjects(graph, self.gpu)
+
+    def device(self, graph: Graph, place: Place) -> Device[Any]:
+        from targets.measuring.opencl import OpenClDevice, device_name
+        from targets.measuring.operands import constants_of
+
+        return OpenClDevice(device_name(place), constants_of(graph))
+
+    def runner(self, place: Place) -> str:
+        from targets.tunable import NotTimedError
+
+        if not self.runs_here:
+            raise NotTimedError(
+                f"libraries for {self.name} are for {self.triple}",
+                f"{PREFIX}{self.gpu.name}@host has the same kernels, and runs here",
+            )
+        return place.runner or "opencl"
 
     def build(self, graph: Graph, progress: Progress) -> MaliBuild:
         from compiler.lowering.program import lower_program
@@ -97,7 +145,10 @@ class MaliBuild:
         """As every library's, and why which steps run on the CPU."""
         from compiler.report import layer_rows, program_summary
         from schedules.mali import gpu_plan
+        from schedules.mali_cost import estimate_report
+        from targets.tunable import tuning_facts
 
+        plans = [gpu_plan(step.plan) for step in self.program.steps]
         on_cpu = [
             {
                 "layer": str(step.node.location) or step.node.op.mnemonic,
@@ -110,6 +161,8 @@ class MaliBuild:
             "summary": program_summary([self.program]),
             "layers": [row.as_dict() for row in layer_rows(self.program)],
             "on_cpu": on_cpu,
+            "estimate": estimate_report([p for p in plans if p is not None], self.target.gpu),
+            "tuning": tuning_facts(self.target.tuned, list(self.program.kernels().values())),
         }
 
     def _reason(self, form: Form) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -12,7 +12,10 @@ from compiler.ir.diagnostics import BitloomError
 if TYPE_CHECKING:
     from compiler.driver import TakesRecords, Target
     from compiler.ir.graph import Graph
+    from compiler.lowering.cache import Cache
+    from compiler.lowering.kernel import KernelPlan
     from schedules.tuning.measure import Device
+    from schedules.tuning.tuned import Tuned
     from schedules.tuning.tuner import Subject
 
     # Its name, what is tuned, and how often the graph runs it.
@@ -28,12 +31,14 @@ class Place:
     """Where candidates are measured: on this computer, or on boards.
 
     boards: their names, as `targets.measuring.choosing` takes them; none: this computer. tracker: HOST:PORT
-    that knows the boards of a key. threads: that share a kernel. pause_seconds: a board rests so long behind
-    each candidate. patience_seconds: a board that is lost is tried again so long.
+    that knows the boards of a key. runner: of this computer, as `bitloom.load` takes it; None: the target's
+    usual one. threads: that share a kernel. pause_seconds: a board rests so long behind each candidate.
+    patience_seconds: a board that is lost is tried again so long.
     """
 
     boards: tuple[str, ...] = ()
     tracker: str | None = None
+    runner: str | None = None
     threads: int = 1
     pause_seconds: float = 0.0
     patience_seconds: float = 60.0
@@ -66,6 +71,43 @@ class Tunable(Protocol):
     def runner(self, place: Place) -> str:
         """The runner, as `bitloom.load` takes it, that times whole models there. Errors: NotTimedError."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A target that plans by given choices. subjects: of the kernels in its libraries, by their symbols."""
+
+    target: Target
+    subjects: Mapping[str, str]
+
+
+@runtime_checkable
+class TunableInModel(Protocol):
+    """A tunable target whose libraries are timed step by step where `runner` says, so that its choices can be
+    compared in the model itself."""
+
+    def with_choices(
+        self, subjects: Sequence[Subject[Any]], choices: Mapping[str, Mapping[str, Any]]
+    ) -> Chosen:
+        """choices: in JSON, by subject; what is not named is the default's."""
+        ...
+
+
+@runtime_checkable
+class KeepsObjects(Protocol):
+    """A device that keeps the object files of its candidates, from which libraries are linked quickly."""
+
+    @property
+    def objects(self) -> Cache:
+        """Until the device is closed."""
+        ...
+
+
+def tuning_facts(tuned: Tuned | None, plans: Sequence[KernelPlan]) -> dict[str, Any]:
+    """For the manifest: how many kernels records decide about, and whose records."""
+    known = 0 if tuned is None else sum(tuned.knows(plan.form, plan.machine) for plan in plans)
+    devices = list(tuned.devices) if tuned is not None and known else []
+    return {"kernels": len(plans), "tuned": known, "devices": devices}
 
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 _DEBIAN = ("python3-minimal", "python3", "libstdc++6", "zlib1g")
@@ -37,7 +38,7 @@ def set_up(folder: Path) -> None:
         return
     root = folder / "root"
     root.mkdir(parents=True, exist_ok=True)
-    _unpack_debian(folder / "apt", root)
+    unpack_debian(_DEBIAN, folder / "apt", root)
     version = max(root.glob("usr/bin/python3.*[0-9]")).name.removeprefix("python")
     _fetch_python(root / "packages", version)
     (folder / _DONE).touch()
@@ -54,8 +55,11 @@ def packages_of(folder: Path) -> Path:
     return folder / "root" / "packages"
 
 
-def _unpack_debian(state: Path, root: Path) -> None:
-    """Downloads the packages and all that they depend on, into a state of apt's own."""
+def unpack_debian(packages: Sequence[str], state: Path, root: Path) -> None:
+    """Downloads packages and all that they depend on, into a state of apt's own, and unpacks them in root.
+
+    Errors: CalledProcessError with what a tool says.
+    """
     for part in ("lists/partial", "archives/partial"):
         (state / part).mkdir(parents=True, exist_ok=True)
     (state / "status").touch()
@@ -73,7 +77,7 @@ def _unpack_debian(state: Path, root: Path) -> None:
     }
     settings = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     subprocess.run(["apt-get", *settings, "-qq", "update"], check=True)
-    subprocess.run(["apt-get", *settings, "-qq", "-y", "--download-only", "install", *_DEBIAN], check=True)
+    subprocess.run(["apt-get", *settings, "-qq", "-y", "--download-only", "install", *packages], check=True)
     for package in sorted((state / "archives").glob("*.deb")):
         subprocess.run(["dpkg-deb", "-x", str(package), str(root)], check=True)
 

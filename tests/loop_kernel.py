@@ -18,13 +18,14 @@ from compiler.loops.nest import span_of, strides_of
 from compiler.numerics.element import Array, ElementType
 from schedules.bits import pack_bits, packed_bytes, unpack_bits
 from schedules.loops import LoopsPlan
+from schedules.sums import SumsPlan
 
 Kernel = Callable[..., int]
-_GUARD = 64  # bytes in front of and behind every operand that a kernel may read, never write
-_GARBAGE = 0x5A
+GUARD = 64  # bytes in front of and behind every operand that a kernel may read, never write
+GARBAGE = 0x5A
 
 
-def load_kernels(plans: Sequence[LoopsPlan]) -> dict[str, Kernel]:
+def load_kernels(plans: Sequence[LoopsPlan | SumsPlan]) -> dict[str, Kernel]:
     """C functions of the plans by symbol, from one shared library."""
     with tempfile.TemporaryDirectory() as folder:
         objects = {plan.symbol: Path(folder) / f"{plan.symbol}.o" for plan in plans}
@@ -51,9 +52,9 @@ class Storage:
             shape = (*shape[:-1], packed_bytes(shape[-1]))
             strides = (*(s // 8 for s in strides[:-1]), 1)
         size = (-(-span_of(buffer) // 8) if self.packed else span_of(buffer)) * dtype.itemsize
-        raw = np.full(size + 2 * _GUARD + 64, _GARBAGE, np.uint8)
-        start = _GUARD + -(raw.ctypes.data + _GUARD) % 64
-        self.bytes = raw[start - _GUARD : start + size + _GUARD]
+        raw = np.full(size + 2 * GUARD + 64, GARBAGE, np.uint8)
+        start = GUARD + -(raw.ctypes.data + GUARD) % 64
+        self.bytes = raw[start - GUARD : start + size + GUARD]
         self.flat = raw[start : start + size].view(dtype)
         self.view = as_strided(self.flat, shape, [s * dtype.itemsize for s in strides])
 
@@ -73,14 +74,14 @@ class Storage:
     def untouched(self) -> bool:
         """Whether nothing but the elements was written."""
         guarded = self.bytes.copy()
-        inside = guarded[_GUARD : _GUARD + self.flat.nbytes].view(self.flat.dtype)
-        garbage = np.full(inside.itemsize, _GARBAGE, np.uint8).view(inside.dtype)[0]
+        inside = guarded[GUARD : GUARD + self.flat.nbytes].view(self.flat.dtype)
+        garbage = np.full(inside.itemsize, GARBAGE, np.uint8).view(inside.dtype)[0]
         as_strided(inside, self.view.shape, self.view.strides)[...] = garbage
-        return bool((guarded == _GARBAGE).all())
+        return bool((guarded == GARBAGE).all())
 
 
 def stored(
-    plan: LoopsPlan, operands: Mapping[str, Array], aliases: Mapping[str, str] | None = None
+    plan: LoopsPlan | SumsPlan, operands: Mapping[str, Array], aliases: Mapping[str, str] | None = None
 ) -> dict[str, Storage]:
     """Storage of every operand of the form. aliases: output name -> name of the input in its place."""
     result: dict[str, Storage] = {}
@@ -95,13 +96,13 @@ def stored(
     return result
 
 
-def pointers(plan: LoopsPlan, storage: Mapping[str, Storage], scratch: Array) -> list[Any]:
+def pointers(plan: LoopsPlan | SumsPlan, storage: Mapping[str, Storage], scratch: Array) -> list[Any]:
     places = {**{name: s.flat for name, s in storage.items()}, "scratch": scratch}
     return [ctypes.c_void_p(places[name].ctypes.data) for name in plan.operands]
 
 
 def run_kernel(
-    plan: LoopsPlan,
+    plan: LoopsPlan | SumsPlan,
     kernel: Kernel,
     operands: Mapping[str, Array],
     order: Sequence[int] | None = None,
@@ -109,7 +110,7 @@ def run_kernel(
 ) -> dict[str, Array]:
     """The outputs, tile by tile in `order` (default: last first); checks that nothing else was written."""
     storage = stored(plan, operands, aliases)
-    scratch = np.full(plan.scratch_bytes + 64, _GARBAGE, np.uint8)
+    scratch = np.full(plan.scratch_bytes + 64, GARBAGE, np.uint8)
     arguments = pointers(plan, storage, scratch)
     for tile in order or tuple(reversed(range(plan.tiles))):
         assert kernel(*arguments, tile, tile + 1) == 0

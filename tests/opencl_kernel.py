@@ -11,9 +11,9 @@ import pytest
 
 from compiler.loops.form import Buffer, Convolution, Role
 from compiler.numerics.element import Array
-from schedules.mali_kernel import ClPlan
+from schedules.mali_kernel import SCRATCH, ClPlan
 from schedules.mali_prelude import PRELUDE
-from tests.loop_kernel import Storage
+from tests.loop_kernel import GARBAGE, GUARD, Storage
 
 cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed: pip install 'bitloom[mali]'")
 
@@ -56,6 +56,9 @@ def _run(
     buffers = {b.name: b for b in (_operands(form) if isinstance(form, Convolution) else form.operands)}
     stored: dict[str, Storage | Array] = {}
     for name in plan.operands:
+        if name == SCRATCH:
+            stored[name] = np.full(plan.scratch_bytes + 2 * GUARD, GARBAGE, np.uint8)
+            continue
         if name in packed:
             stored[name] = np.concatenate([packed[name].reshape(-1).view(np.uint8), np.zeros(64, np.uint8)])
             continue
@@ -71,13 +74,17 @@ def _run(
     for kernel in plan.kernels:
         arguments: list[Any] = []
         for name in plan.operands:
-            guard = 64 if isinstance(stored[name], Storage) else 0
+            guard = GUARD if isinstance(stored[name], Storage) or name == SCRATCH else 0
             arguments += [memory[name], np.int32(guard)]
         function = cl.Kernel(program, kernel.name)
         function(queue, kernel.global_size, kernel.work_group, *arguments)
     results: dict[str, Array] = {}
     for name in plan.operands:
         storage = stored[name]
+        if name == SCRATCH:
+            cl.enqueue_copy(queue, contents[name], memory[name])
+            guards = np.concatenate([contents[name][:GUARD], contents[name][-GUARD:]])
+            assert (guards == GARBAGE).all(), f"{plan.symbol} writes outside its scratch memory"
         if isinstance(storage, Storage) and storage.buffer.role is Role.OUTPUT:
             cl.enqueue_copy(queue, contents[name], memory[name])
             storage.bytes[...] = contents[name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn
+from hypothesis.strategies import DrawFn, SearchStrategy
 
 from compiler.ir.graph import Graph, Value
 from compiler.ir.types import Shape, quantized
@@ -62,16 +62,37 @@ def base_shapes(draw: DrawFn) -> Shape:
 
 
 @st.composite
+def wide_shapes(draw: DrawFn) -> Shape:
+    """Some thousand elements at most: large images, long rows, many channels."""
+    match draw(st.integers(0, 3)):
+        case 0:
+            return (1, draw(st.integers(1, 40)), draw(st.integers(1, 40)), draw(st.integers(1, 3)))
+        case 1:
+            return (draw(st.integers(1, 2)), draw(st.integers(1, 3)), 3, draw(st.integers(1, 300)))
+        case 2:
+            return (draw(st.integers(1, 70)), draw(st.integers(1, 80)))
+        case _:
+            return (draw(st.integers(1, 3)), draw(st.integers(1, 2000)))
+
+
+@st.composite
 def quantized_graphs(
-    draw: DrawFn, real_edges: bool = True, most: int = 8, into: Graph | None = None, prefix: str = ""
+    draw: DrawFn,
+    real_edges: bool = True,
+    most: int = 8,
+    into: Graph | None = None,
+    prefix: str = "",
+    shapes: SearchStrategy[Shape] | None = None,
 ) -> Graph:
     """A graph of 1 to `most` grown operators (and those that connect them). into: a graph that it joins, as
-    a component of its own."""
+    a component of its own. shapes: of its inputs; those of `base_shapes` by default."""
     g = Growing(draw, real_edges, prefix)
     if into is not None:
         g.graph = into
     for _ in range(draw(st.integers(1, 2))):
-        g.values.append(g.input(quantized(draw(base_shapes()), draw(code_types()))))
+        g.values.append(
+            g.input(quantized(draw(base_shapes() if shapes is None else shapes), draw(code_types())))
+        )
     for _ in range(draw(st.integers(1, most))):
         growth = grow_case if g.chance(3) else draw(st.sampled_from(GROWTHS))
         growth(g)

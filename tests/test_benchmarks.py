@@ -19,8 +19,8 @@ import bitloom
 from benchmarks.cases import ZOO_VARIABLE, CaseError, load_case
 from benchmarks.engines.serve import time_slot
 from benchmarks.host_latency import Measurement, measure, ratio, spread
-from benchmarks.layers_profile import rows
 from benchmarks.networks import IMAGE_SHAPE, resnet50
+from bitloom.layer_times import layer_times
 
 ROOT = Path(__file__).parent.parent
 LETTERS = ROOT / "examples" / "letters" / "letters.onnx"
@@ -140,7 +140,7 @@ def test_profile_accounts_for_every_step_and_every_product(tmp_path: Path) -> No
     case = load_case(str(LETTERS), tmp_path)
     artifact = bitloom.compile(case.model, calibration=list(case.calibration), output=tmp_path / "out")
     with bitloom.load(artifact.path, threads=1) as model:
-        found = rows(model, {case.input_name: case.timed_input}, repeat=2)
+        found = layer_times(model, {case.input_name: case.timed_input}, repeat=2)
     assert [row.step for row in found] == list(range(len(model.steps)))
     assert sum(row.share for row in found) == pytest.approx(1)
     assert sum(row.macs for row in found) == artifact.manifest["summary"]["macs"]

@@ -69,6 +69,20 @@ def test_run_gives_what_the_library_computes(compiled: tuple[Path, Outcome]) -> 
     assert 0 < latency["p10_ms"] <= latency["median_ms"] <= latency["p90_ms"]
 
 
+def test_run_times_each_layer(compiled: tuple[Path, Outcome]) -> None:
+    folder, _ = compiled
+    record = json.loads(succeed(folder, "run", "lib", "-i", "c.npz", "--layers", "--json").stdout)
+    layers = record["layers"]
+    assert [layer["step"] for layer in layers] == list(range(len(layers)))
+    assert sum(layer["share"] for layer in layers) == pytest.approx(1)
+    assert sum(layer["macs"] for layer in layers) == 8
+    text = succeed(folder, "run", "lib", "-i", "c.npz", "--layers").stdout.splitlines()
+    assert [line.split()[0] for line in text if "%" in line] == [
+        *(layer["layer"].split()[0] for layer in layers),
+        "all",
+    ]
+
+
 def test_codes_in_give_codes_out(compiled: tuple[Path, Outcome]) -> None:
     folder, _ = compiled
     np.save(folder / "codes.npy", np.arange(4, dtype=np.int8)[None])

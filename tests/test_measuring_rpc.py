@@ -124,6 +124,19 @@ def test_commands_list_and_check_boards(farm: Farm) -> None:
     assert 'no board of the key "rpi5"' in missing.stderr
 
 
+def test_a_board_that_joins_takes_part() -> None:
+    with farm_of(1, "late") as farm:
+        device = RpcBoards(farm.address, "late", limits=LIMITS, timing=QUICK, batch=2)
+        first = dict(device.measure(plans(1)))
+        assert device.parallel == 2
+        farm.start_agent("late")
+        farm.wait_for(2)
+        then = dict(device.measure(plans(4)))
+        assert device.parallel == 4
+        device.close()
+    assert [m.outcome for m in (*first.values(), *then.values())] == [Outcome.MEASURED] * 5
+
+
 def seconds_for(farm: Farm, key: str, count: int, pause: float) -> float:
     """Of measuring `count` candidates on boards that are bound by waiting."""
     timing = Timing(repeats=3, slice_seconds=0.0002, pause_seconds=pause)

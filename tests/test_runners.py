@@ -65,6 +65,17 @@ def test_a_board_keeps_time_and_is_left_as_it_was(tiny: Built, board: Loopback) 
         model(np.zeros(SHAPE, np.float32))
 
 
+def test_a_board_times_each_step(tiny: Built, board: Loopback) -> None:
+    x = np.zeros(SHAPE, np.float32)
+    with load(_folder(tiny), 2, board.runner) as model:
+        profile = model.profile(x, repeat=4)
+        assert tuple(step for step, _ in profile) == model.steps
+        assert all(seconds.shape == (4,) and (seconds >= 0).all() for _, seconds in profile)
+        assert sum(float(seconds.sum()) for _, seconds in profile) > 0
+        alone = model.profile(x, repeat=1, threads=1)
+        assert [seconds.shape for _, seconds in alone] == [(1,)] * len(model.steps)
+
+
 def test_a_missing_cpu_feature_is_told(tmp_path: Path, board: Loopback) -> None:
     alien = CpuFeature.AVX512_BF16 if "aarch64" in Toolchain.host().triple else CpuFeature.ASIMDDP
     refused = rf"tiny holds plain; plain needs the CPU feature {alien.value}, which this CPU does not have"

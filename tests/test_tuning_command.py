@@ -179,6 +179,32 @@ def _alive(*words: str) -> list[str]:
     return found
 
 
+def test_a_full_disk_ends_it_and_costs_no_record(tmp_path: Path) -> None:
+    """A file system of 8 kB, in a namespace of its own."""
+    model(tmp_path)
+    records = tmp_path / "records"
+    records.mkdir()
+    inside = ["unshare", "--user", "--map-root-user", "--mount"]
+    mount = f"mount -t tmpfs -o size=8k none {records}"
+    if subprocess.run([*inside, "sh", "-c", mount], capture_output=True, check=False).returncode != 0:
+        pytest.skip("file systems cannot be mounted here")
+    tune = f"{sys.executable} -m bitloom.cli tune m.onnx --trials 40 -q"
+    kept = tmp_path / "kept.jsonl"
+    done = subprocess.run(
+        [*inside, "sh", "-c", f"{mount} && {tune}; code=$?; cat {records}/*.jsonl > {kept}; exit $code"],
+        cwd=tmp_path,
+        env={**environment(tmp_path / "cache"), "BITLOOM_RECORDS": str(records)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "No space left on device; the records in it are as they were" in done.stderr
+    assert "Traceback" not in done.stderr
+    found = read(kept, pytest.fail)
+    assert found and {r.outcome for r in found} == {Outcome.MEASURED}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -96,6 +96,17 @@ def test_new_choices_are_measured_alone_first(tmp_path: Path) -> None:
     assert placed and {(r.subject, str(r.choice)) for r in placed} <= alone
 
 
+def test_the_time_that_is_given_is_used(tmp_path: Path) -> None:
+    """Searches that expect nothing go on until the comparison at the end; one whose choices are all known
+    holds nobody up."""
+    tuned = tuner(tmp_path, Computing(), None, place=Computed(elsewhere))
+    list(tuned.run())
+    list(tuned.refine())
+    assert tuned.refinement is not None and tuned.refinement.kernels
+    assert any(kernel.search.expect() <= 0 for kernel in tuned.refinement.kernels)
+    assert tuned.budget.seconds is not None and tuned.elapsed > 0.7 * tuned.budget.seconds
+
+
 def test_a_given_number_of_trials_is_kept(tmp_path: Path) -> None:
     device = Computing()
     tuned = tuner(tmp_path, device, 40, place=Computed(elsewhere))

@@ -12,9 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compiler.ir.op import Operand
+from compiler.ir.types import quantized
 from compiler.loops.form import Convolution, Form
 from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import ElementType
+from compiler.numerics.quantization import Quantization, QuantizedType
+from compiler.ops.elementwise import Add
+from schedules.convolution_config import ConvolutionConfig
 from schedules.cpu import plan_kernel
 from schedules.machines import MACHINES, machine_named
 from schedules.tuning.shares import evenness, in_parts, other_parts, parts_of
@@ -157,6 +162,23 @@ def test_a_convolution_is_what_records_say_of_it(form: Convolution) -> None:
     assert form_of(description["form"]) == form
 
 
+def sum_of_images() -> Form:
+    of = QuantizedType(I8, Quantization((0.5,), 0))
+    image = Operand(quantized((1, 28, 28, 64), of))
+    return Add(None, of).lower([image, image], [image]).form
+
+
+def test_a_taller_tile_is_carried_over_to_a_lower_image() -> None:
+    """Extents may be carried over that no tile of the other image has."""
+    form = Convolution(1, 2, 27, 16, 2, 27, 32, 3, 3, I8, I8, I8, pad=(1, 1))
+    here = KernelSpace(form, machine_named("avx512vnni"))
+    config = next(c.config for c in here.ordered() if c.template == "convolution")
+    assert isinstance(config, ConvolutionConfig)
+    tall = dataclasses.replace(config, rows=3, columns=1, vectors=1)
+    carried = here.adapted(Choice("convolution", tall))
+    assert carried is not None and here.is_legal(carried)
+
+
 def test_every_template_has_a_form() -> None:
     amx, avx2 = machine_named("amx"), machine_named("avx2")
     square = Convolution(1, 28, 28, 32, 28, 28, 32, 3, 3, I8, I8, I8, pad=(1, 1))
@@ -168,6 +190,7 @@ def test_every_template_has_a_form() -> None:
         (bits, avx2, {"binary"}),
         (depthwise, amx, {"depthwise"}),
         (LOOPS[0], amx, {"loops"}),
+        (sum_of_images(), avx2, {"loops", "sums"}),
     ]
     seen = set[str]()
     for form, machine, wanted in spaces:

@@ -147,6 +147,10 @@ def _print_manifest(manifest: dict[str, Any]) -> None:
         f"{100 * (arena - bound) / max(bound, 1):.1f} % above it; "
         f"scratch {number(summary['scratch_bytes_per_thread'])} bytes a thread"
     )
+    if "estimate" in manifest:
+        from bitloom.commands.inspect_device import print_estimate
+
+        print_estimate(manifest["estimate"])
     for note in manifest["notes"]:
         print(f"note: {note['layer']}: {note['text']}")
 

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from bitloom.commands.samples import Expected
+    from bitloom.layer_times import LayerTime
     from bitloom.loading import Model
     from compiler.numerics.element import Array
 
@@ -45,6 +46,9 @@ def run_command(
         typer.Option(metavar="NAME", help="One of the library's variants; the CPU's best if left out."),
     ] = None,
     time: Annotated[bool, typer.Option("--time", help="Measure the latency inside the library.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Measure each layer, in its place in a run.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run a library on arrays from a file.
@@ -59,14 +63,16 @@ def run_command(
         samples = read_samples(input_, _expected(model))
         results = [model.run(None, sample) for sample in samples]
         latency = _latency(model, samples[0]) if time else None
+        times = _layers(model, samples[0]) if layers else None
         names = [port.name for port in model.outputs]
         outputs = {name: [result[i] for result in results] for i, name in enumerate(names)}
         if output is not None:
             _write(output, outputs)
         if json:
-            _print_json(model, outputs, latency, threads)
+            _print_json(model, outputs, latency, times, threads)
         else:
             _print(outputs, latency, output)
+            _print_layers(times)
 
 
 def _expected(model: Model) -> list[Expected]:
@@ -85,6 +91,12 @@ def _latency(model: Model, sample: dict[str, Array]) -> dict[str, float]:
     milliseconds = model.time(sample, repeat=repeat) * 1e3
     low, middle, high = (float(x) for x in np.percentile(milliseconds, [10, 50, 90]))
     return {"median_ms": middle, "p10_ms": low, "p90_ms": high, "runs": repeat}
+
+
+def _layers(model: Model, sample: dict[str, Array]) -> list[LayerTime]:
+    from bitloom.layer_times import layer_times
+
+    return layer_times(model, sample)
 
 
 def _write(path: Path, outputs: dict[str, list[Array]]) -> None:
@@ -119,6 +131,20 @@ def _print(outputs: dict[str, list[Array]], latency: dict[str, float] | None, pa
         )
 
 
+def _print_layers(layers: list[LayerTime] | None) -> None:
+    """In order of execution, so that the table reads as the model does."""
+    from bitloom.commands.text import table
+
+    if layers is None:
+        return
+    rows = [
+        [r.layer, r.operator, r.output, f"{r.microseconds:.1f}", f"{r.share:.1%}", r.rate] for r in layers
+    ]
+    total = sum(r.microseconds for r in layers)
+    rows.append(["all", "", "", f"{total:.1f}", "100.0%", ""])
+    print(table(["layer", "operator", "output", "µs", "share", "rate"], rows, "lllrrr"))
+
+
 def _values(array: Array) -> str:
     """Small arrays in full; the five largest numbers of a longer vector; the range of anything else."""
     shape = f"{array.dtype}[{','.join(map(str, array.shape))}]"
@@ -132,8 +158,14 @@ def _values(array: Array) -> str:
 
 
 def _print_json(
-    model: Model, outputs: dict[str, list[Array]], latency: dict[str, float] | None, threads: int
+    model: Model,
+    outputs: dict[str, list[Array]],
+    latency: dict[str, float] | None,
+    layers: list[LayerTime] | None,
+    threads: int,
 ) -> None:
+    from dataclasses import asdict
+
     from bitloom.commands.text import print_json
 
     record: dict[str, Any] = {
@@ -144,4 +176,6 @@ def _print_json(
     record["outputs"] = {name: [a.tolist() for a in arrays] for name, arrays in outputs.items()}
     if latency is not None:
         record["latency"] = latency
+    if layers is not None:
+        record["layers"] = [asdict(layer) for layer in layers]
     print_json(record)

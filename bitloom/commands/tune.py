@@ -41,6 +41,10 @@ def tune_command(
         str | None, typer.Option(metavar="10m", help="How long it may take, as 90s, 10m or 2h.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads that share a kernel.")] = 1,
+    runner: Annotated[
+        str | None,
+        typer.Option(metavar="opencl[:NAME]", help="The OpenCL device of this computer, for a GPU's target."),
+    ] = None,
     board: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,15 +72,15 @@ def tune_command(
 ) -> None:
     """Find the fastest kernels of a model by measuring them, and record them.
 
-    On this computer, or on boards: over ssh, behind a tracker, or emulated. `bitloom compile`
-    uses the records. Ctrl-C keeps what was measured; the same command goes on. Without --trials
-    and --time, each kernel gets 64 trials at most.
+    On this computer, on an OpenCL device of it, or on boards: over ssh, behind a tracker, or
+    emulated. `bitloom compile` uses the records. Ctrl-C keeps what was measured; the same command
+    goes on. Without --trials and --time, each kernel gets 64 trials at most.
     """
     seconds = None if time is None else duration(time)
     from bitloom.commands.arguments import shapes
 
     extents = shapes(shape or [])
-    place = place_of(board or [], tracker, key, threads, pause, patience)
+    place = place_of(board or [], tracker, key, threads, pause, patience, runner)
     _refuse_early(source, target, calibration, place)
     from bitloom.tuning import device_of, tuner_of, work_of
     from schedules.tuning.tuner import Budget
@@ -88,20 +92,21 @@ def tune_command(
             progress("connect to the boards")
         device = device_of(work, place)
     try:
-        with closing(device), closing(tuner_of(work, device, budget, seed)) as tuner:
+        with closing(device), closing(tuner_of(work, place, device, budget, seed)) as tuner:
             verdicts = _tuned(tuner, quiet)
             spent = tuner.elapsed
         comparisons, not_compared = _comparisons(work, place, quiet)
         if any(c.ratio > 1 for c in comparisons):
             tuner.withdraw()
+        by_threads = _by_threads(work, place, tuner, quiet)
     except KeyboardInterrupt:
         print(f"interrupted; all measurements are kept in {records_path(device)}", file=sys.stderr)
         print(f"hint: the same command goes on: bitloom {shlex.join(sys.argv[1:])}", file=sys.stderr)
         raise typer.Exit(_INTERRUPTED) from None
     if json:
-        _print_json(tuner, verdicts, spent, comparisons, not_compared)
+        _print_json(tuner, verdicts, spent, comparisons, not_compared, by_threads)
     else:
-        _print(tuner, verdicts, comparisons, not_compared)
+        _print(tuner, verdicts, comparisons, not_compared, by_threads)
 
 
 def place_of(
@@ -111,6 +116,7 @@ def place_of(
     threads: int,
     pause: str | None,
     patience: str,
+    runner: str | None = None,
 ) -> Place:
     """Where to measure. boards: each one or several names with commas between. Errors: BitloomError."""
     from compiler.ir.diagnostics import BitloomError
@@ -129,6 +135,7 @@ def place_of(
     return Place(
         boards=tuple(names) if key is None else (key,),
         tracker=tracker,
+        runner=runner,
         threads=threads,
         pause_seconds=0.0 if pause is None else duration(pause, "--pause"),
         patience_seconds=duration(patience, "--patience"),
@@ -145,6 +152,17 @@ def _comparisons(work: Work, place: Place, quiet: bool) -> tuple[list[Comparison
             return list(compared(work, place, progress)), ""
     except NotTimedError as error:
         return [], error.message
+
+
+def _by_threads(work: Work, place: Place, tuner: Tuner, quiet: bool) -> dict[int, float]:
+    """Seconds of the model, by the number of threads; the best is recorded."""
+    from bitloom.tuning import keep_threads, threads_timed
+
+    with shown_progress(quiet) as progress:
+        seconds = threads_timed(work, place, progress)
+    if seconds:
+        keep_threads(work, tuner, seconds)
+    return seconds
 
 
 def records_path(device: Any) -> Path:
@@ -202,6 +220,7 @@ def _print_json(
     spent: float,
     comparisons: list[Comparison],
     not_compared: str,
+    by_threads: dict[int, float],
 ) -> None:
     from bitloom.commands.text import print_json
 
@@ -222,6 +241,7 @@ def _print_json(
             "model": models,
             "not_compared": not_compared or None,
             "withdrawn": any(c.ratio > 1 for c in comparisons),
+            "threads": by_threads or None,
         }
     )
 
@@ -231,6 +251,7 @@ def _print(
     verdicts: list[tuple[Progress, float]],
     comparisons: list[Comparison],
     not_compared: str,
+    by_threads: dict[int, float],
 ) -> None:
     from bitloom.commands.text import table
 
@@ -248,6 +269,11 @@ def _print(
         )
     if any(c.ratio > 1 for c in comparisons):
         print("that is no gain: the defaults stay")
+    if by_threads:
+        from schedules.tuning.threads import fewest
+
+        told = ", ".join(f"{n}: {seconds * 1e3:.3f} ms" for n, seconds in by_threads.items())
+        print(f"by the number of threads {told}; where a caller leaves it open, {fewest(by_threads)} at most")
     if not_compared:
         print(f"the whole model was not compared: {not_compared}")
     print(f"\nrecords: {tuner.path}\nnext: bitloom compile uses them")

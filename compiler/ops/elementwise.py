@@ -24,6 +24,7 @@ from compiler.ir.op import (
 from compiler.ir.types import TensorType, quantized
 from compiler.loops.expression import Constant, Expression, Rescale, clamp
 from compiler.loops.form import Buffer, Role
+from compiler.loops.sums import SumParameter, sum_of_codes
 from compiler.numerics.element import Array, ElementType
 from compiler.numerics.fixed_point import FixedPoint, SumFactors, rescale
 from compiler.numerics.quantization import QuantizedType, from_range, quantize_array
@@ -164,16 +165,13 @@ class _Sum(_Arithmetic):
     def _lower_codes(
         self, inputs: Sequence[Operand], outputs: Sequence[Operand], to: QuantizedType
     ) -> Lowered:
-        """parameters = (za, zb, Ma, Mb, shift, zero point, low, high)."""
+        """parameters: `SumParameter`s."""
         a, b = (o.type for o in inputs)
-        p = Buffer("parameters", (8,), I32, Role.CONSTANT)
+        p = Buffer("parameters", (len(SumParameter),), I32, Role.CONSTANT)
         width = I64 if _is_wide(a, b, to) else I32
-        wide = [p.load(i).cast(width) for i in range(8)]
 
         def value(x: Expression, y: Expression) -> Expression:
-            x, y = ((q.cast(I32) - p.load(i)).cast(width) for i, q in enumerate((x, y)))
-            total = x * wide[2] + y * wide[3] + _half(wide[4])
-            return clamp((total >> wide[4]) + wide[5], wide[6], wide[7]).cast(to.element)
+            return sum_of_codes(x, y, p, to.element, width)
 
         f = self.factors(a, b, to)
         numbers = [a.codes.zero_point, b.codes.zero_point, f.multiplier_a, f.multiplier_b, f.shift]

@@ -113,7 +113,8 @@ class ConvolutionTemplate:
     def adapted(self, form: Form, machine: CpuMachine, config: Any) -> KernelConfig:
         assert isinstance(form, Convolution) and isinstance(config, ConvolutionConfig)
         g = self._geometry(form, machine)
-        tile = Tile(config.lanes, config.vectors, config.rows, min(config.columns, g.width))
+        rows = max(n for n in range(1, min(config.rows, g.height) + 1) if g.height % n == 0)
+        tile = Tile(config.lanes, config.vectors, rows, min(config.columns, g.width))
         shared = vectors_of.with_shares(tile, g, machine)
         return replace(
             shared,

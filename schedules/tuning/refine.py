@@ -69,7 +69,7 @@ class Alone(Protocol):
 class Placed:
     """A kernel in its place. seen: of choices, costs over the default's, one of each round in which they
     were measured; best: the choice that is kept so far; seconds: what the default costs, NaN before it is
-    measured; waiting: choices to be tried next."""
+    measured; waiting: choices to be tried next; exhausted: all that there are were tried."""
 
     alone: Alone
     search: EvolutionarySearch[Any]
@@ -77,7 +77,7 @@ class Placed:
     best: Any
     seen: dict[Any, list[float]] = field(default_factory=dict[Any, list[float]])
     seconds: float = math.nan
-    spent: bool = False
+    exhausted: bool = False
 
     @property
     def name(self) -> str:
@@ -152,13 +152,15 @@ class Refinement:
 
     def run(self, searching: bool, may_go_on: Callable[[], bool]) -> Iterator[None]:
         """Round after round, until nothing new is to be tried. searching: whether new choices are looked for
-        beside the best of those that were measured alone. Errors: PlaceError, and those of the check."""
+        beside the best of those that were measured alone: then it goes on as long as it may, and there are
+        choices. Errors: PlaceError, and those of the check."""
         while may_go_on():
             new = [self._next(kernel) for kernel in self.kernels]
-            if searching:
-                self._search(new)
+            found = self._search(new) if searching else 0
             tried = [[*k.again, *choices] for k, choices in zip(self.kernels, new, strict=True)]
             if not any(tried):
+                if found:
+                    continue
                 return
             self._compare(tried)
             self.rounds += 1
@@ -179,22 +181,25 @@ class Refinement:
         kernel.waiting = new[_MODELS:]
         return new[:_MODELS]
 
-    def _search(self, new: list[list[Any]]) -> None:
-        """Fills up with choices that nobody has measured; those that pass alone."""
-        found: list[tuple[int, Any]] = []
+    def _search(self, new: list[list[Any]]) -> int:
+        """Fills up with choices that nobody has measured; those that pass alone. Gives the number of all."""
         total = sum(k.seconds for k in self.kernels if math.isfinite(k.seconds))
+        found: list[tuple[int, Any]] = []
         for index, (kernel, choices) in enumerate(zip(self.kernels, new, strict=True)):
             small = not kernel.seconds * kernel.ratio(kernel.best) > _SMALL * total
-            if choices or kernel.spent or small:
+            if choices or kernel.exhausted or small:
                 continue
-            found += [(index, choice) for choice in kernel.search.propose(_MODELS)]
-            kernel.spent = kernel.search.expect() <= 0
+            # What a search expects does not end it: the time is there to be used.
+            proposed = kernel.search.propose(_MODELS)
+            kernel.exhausted = not proposed
+            found += [(index, choice) for choice in proposed]
         self._check([(i, c) for i, c in found if c not in self.kernels[i].alone.measured])
         for index, choice in found:
             if self.kernels[index].hopeful(choice):
                 new[index].append(choice)
             else:
                 self.kernels[index].search.learn(choice, math.inf)
+        return len(found)
 
     def _compare(self, new: Sequence[Sequence[Any]]) -> None:
         """new: choices of each kernel. In libraries that have none for it, a kernel is the best so far."""

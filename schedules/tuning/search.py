@@ -123,6 +123,7 @@ class EvolutionarySearch(Generic[ChoiceT]):
         self._known = _Known(space, seed)
         self._model = CostModel(seed, prior)
         self._features: dict[ChoiceT, Array] = {}
+        self._neighbours: dict[ChoiceT, list[ChoiceT]] = {}
         listed = list(islice(space.ordered(), _LISTED))
         self._listed = dict.fromkeys([space.default, *hints, *listed])
         self._seeds = dict.fromkeys([space.default, *hints[: _SEEDS // 3], *listed[:_SEEDS]])
@@ -190,12 +191,18 @@ class EvolutionarySearch(Generic[ChoiceT]):
             parents = best if generation == 0 and best else alive[: 3 * _ELITE]
             bred: list[ChoiceT] = []
             for parent in parents:
-                near = known.space.neighbours(parent)
+                near = self._near(parent)
                 bred += known.random.sample(
                     near, min(len(near), 2 * _NEIGHBOURS if parent in best[:3] else _NEIGHBOURS)
                 )
             alive = self._ranked(list(dict.fromkeys([*alive, *bred])))[:_POPULATION]
         return alive
+
+    def _near(self, choice: ChoiceT) -> list[ChoiceT]:
+        """Its neighbours: the best of a round are mostly those of the next."""
+        if choice not in self._neighbours:
+            self._neighbours[choice] = self._known.space.neighbours(choice)
+        return self._neighbours[choice]
 
     def _expectation(self, proposed: Sequence[ChoiceT]) -> float:
         """By how much the best of the proposals is predicted to fall below the best that was measured."""

@@ -8,37 +8,48 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice, zip_longest
 from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from compiler.loops.form import Convolution, Form, Role
 from compiler.loops.nest import span_of
-from compiler.lowering.kernel import KernelConfig, KernelPlan, structural_digest
+from compiler.lowering.kernel import KernelConfig, KernelPlan, Machine, structural_digest
 from compiler.lowering.machine import CpuMachine
 from compiler.numerics.element import Array
 from schedules.cpu import plan_kernel
 from schedules.tuning.contractions import AmxTemplate, BinaryTemplate, ConvolutionTemplate
+from schedules.tuning.mali_templates import MALI_TEMPLATES
 from schedules.tuning.shares import evenness
-from schedules.tuning.templates import DepthwiseTemplate, LoopsTemplate, Template, WinogradTemplate
+from schedules.tuning.templates import (
+    DepthwiseTemplate,
+    LoopsTemplate,
+    SumsTemplate,
+    Template,
+    WinogradTemplate,
+)
 from schedules.tuning.versions import source_version
 
-TEMPLATES: tuple[Template, ...] = (
+TEMPLATES: tuple[Template[CpuMachine], ...] = (
     ConvolutionTemplate(),
     AmxTemplate(),
     WinogradTemplate(),
     DepthwiseTemplate(),
     BinaryTemplate(),
     LoopsTemplate(),
+    SumsTemplate(),
 )
-_BY_NAME = {template.name: template for template in TEMPLATES}
+# Of all families, as records name them.
+_BY_NAME: Mapping[str, Template[Any]] = {t.name: t for t in (*TEMPLATES, *MALI_TEMPLATES)}
 
 ChoiceT = TypeVar("ChoiceT")
+MachineT = TypeVar("MachineT", bound=Machine)
 
 
 class Space(Protocol[ChoiceT]):
@@ -97,7 +108,7 @@ def version_of(template: str) -> str:
 def choice_of(plan: KernelPlan) -> Choice:
     """The choice behind a plan. Errors: ValueError for a plan of another template than those known."""
     module = type(plan).__module__
-    for template in TEMPLATES:
+    for template in _BY_NAME.values():
         if template.module == module and isinstance(plan.config, template.config):
             return Choice(template.name, plan.config)
     raise ValueError(f"{type(plan).__name__} is of no template that can be tuned")
@@ -110,15 +121,33 @@ _UNEVENNESS = 0.05
 
 
 @dataclass(frozen=True)
-class KernelSpace:
-    """The choices for one form on one machine.
-
-    Kernels are timed by one thread, and a choice of fewer shares would cost others their work: what is less
-    even for two or four threads than the default is not legal.
-    """
+class FormSpace(ABC, Generic[MachineT]):
+    """The choices for one form on one machine of a family."""
 
     form: Form
-    machine: CpuMachine
+    machine: MachineT
+
+    @property
+    @abstractmethod
+    def family(self) -> Sequence[Template[MachineT]]:
+        """All templates for such machines."""
+        ...
+
+    @cached_property
+    @abstractmethod
+    def default_plan(self) -> KernelPlan:
+        """By the analytic model. Errors: ValueError where the machine does not take the form."""
+        ...
+
+    @property
+    @abstractmethod
+    def feature_names(self) -> Sequence[str]: ...
+
+    def check(self, plan: KernelPlan) -> None:
+        """Errors: ValueError where a template's plan is no choice for another reason."""
+
+    def more_features(self, plan: KernelPlan) -> Mapping[str, float]:
+        return {}
 
     @property
     def subject(self) -> str:
@@ -151,28 +180,22 @@ class KernelSpace:
         return choice
 
     @cached_property
-    def templates(self) -> tuple[Template, ...]:
-        return tuple(t for t in TEMPLATES if t.takes(self.form, self.machine))
-
-    @cached_property
-    def _default_plan(self) -> KernelPlan:
-        return plan_kernel(self.form, self.machine)
+    def templates(self) -> tuple[Template[MachineT], ...]:
+        return tuple(t for t in self.family if t.takes(self.form, self.machine))
 
     @property
     def default(self) -> Choice:
-        return choice_of(self._default_plan)
+        return choice_of(self.default_plan)
 
     def plan(self, choice: Choice) -> KernelPlan:
         """Errors: ValueError with the reason where the choice is not legal."""
         if choice == self.default:
-            return self._default_plan
+            return self.default_plan
         template = _BY_NAME[choice.template]
         if template not in self.templates:
             raise ValueError(f"template {choice.template} does not take {self.form}")
         plan = template.plan(self.form, self.machine, choice.config)
-        for threads in (2, 4):
-            if evenness(plan.tiles, threads) < evenness(self._default_plan.tiles, threads) - _UNEVENNESS:
-                raise ValueError(f"{plan.tiles} shares keep {threads} threads less busy than the default's")
+        self.check(plan)
         return plan
 
     def is_legal(self, choice: Choice) -> bool:
@@ -217,15 +240,39 @@ class KernelSpace:
             **{f"form.{name}": value for name, value in form_numbers(self.form).items()},
             **{name: float(value) for name, value in fields.items()},
             **template.features(self.form, self.machine, choice.config),
-            "template": TEMPLATES.index(template),
-            "tiles": plan.tiles,
-            "scratch": plan.scratch_bytes / self.machine.l2_bytes,
+            "template": self.family.index(template),
+            **self.more_features(plan),
         }
-        return np.array([_scaled(name, known.get(name)) for name in FEATURES], np.float32)
+        return np.array([_scaled(name, known.get(name)) for name in self.feature_names], np.float32)
 
-    def _choices(self, template: Template, configs: Iterator[KernelConfig]) -> Iterator[Choice]:
+    def _choices(self, template: Template[MachineT], configs: Iterator[KernelConfig]) -> Iterator[Choice]:
         choices = (Choice(template.name, config) for config in configs)
         return (choice for choice in choices if self.is_legal(choice))
+
+
+class KernelSpace(FormSpace[CpuMachine]):
+    """On a CPU. Kernels are timed by one thread, and a choice of fewer shares would cost others their work:
+    what is less even for two or four threads than the default is not legal."""
+
+    @property
+    def family(self) -> Sequence[Template[CpuMachine]]:
+        return TEMPLATES
+
+    @property
+    def feature_names(self) -> Sequence[str]:
+        return FEATURES
+
+    @cached_property
+    def default_plan(self) -> KernelPlan:
+        return plan_kernel(self.form, self.machine)
+
+    def check(self, plan: KernelPlan) -> None:
+        for threads in (2, 4):
+            if evenness(plan.tiles, threads) < evenness(self.default_plan.tiles, threads) - _UNEVENNESS:
+                raise ValueError(f"{plan.tiles} shares keep {threads} threads less busy than the default's")
+
+    def more_features(self, plan: KernelPlan) -> Mapping[str, float]:
+        return {"tiles": plan.tiles, "scratch": plan.scratch_bytes / self.machine.l2_bytes}
 
 
 def key_of(subject: str, template: str) -> str:
@@ -250,7 +297,8 @@ _DERIVED = (
     *("panels", "loads", "block", "template", "tiles", "scratch"),
 )
 _FIELDS = sorted({f.name for t in TEMPLATES for f in dataclasses.fields(t.config)})
-FEATURES = (*(f"form.{name}" for name in _FORM_NUMBERS), *_FIELDS, *_DERIVED)
+FORM_FEATURES = tuple(f"form.{name}" for name in _FORM_NUMBERS)
+FEATURES = (*FORM_FEATURES, *_FIELDS, *_DERIVED)
 # Not sizes, whose ratios count, but shares and kinds.
 _PLAIN = {"ragged", "ragged_rows", "ragged_panels", "template", "panels_inner", "overlaps"}
 

@@ -10,21 +10,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import ceil
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from compiler.loops.form import Convolution, Form, LoopForm
 from compiler.lowering.kernel import KernelConfig, KernelPlan
 from compiler.lowering.machine import CpuMachine
-from schedules import depthwise, loops, winograd
+from schedules import depthwise, loops, sums, winograd
 from schedules.binary_geometry import is_binary
 from schedules.depthwise_layout import DepthwiseConfig
 from schedules.loop_tiles import LoopsConfig
+from schedules.sums import SumsConfig
 from schedules.tuning.shares import in_parts, other_parts, part_counts, parts_of
 from schedules.winograd import WinogradConfig, winograd_pays
 
+MachineT_contra = TypeVar("MachineT_contra", contravariant=True)
 
-class Template(Protocol):
-    """name: in records. module: the source file from which its version is made. config: its decisions."""
+
+class Template(Protocol[MachineT_contra]):
+    """For machines of one family. name: in records. module: the source file from which its version is made.
+    config: its decisions."""
 
     @property
     def name(self) -> str: ...
@@ -33,31 +37,31 @@ class Template(Protocol):
     @property
     def config(self) -> type[Any]: ...
 
-    def takes(self, form: Form, machine: CpuMachine) -> bool:
+    def takes(self, form: Form, machine: MachineT_contra) -> bool:
         """Whether the template computes a form on a machine."""
         ...
 
-    def plan(self, form: Form, machine: CpuMachine, config: KernelConfig) -> KernelPlan:
+    def plan(self, form: Form, machine: MachineT_contra, config: KernelConfig) -> KernelPlan:
         """Errors: ValueError with the reason where the configuration is not legal."""
         ...
 
-    def ordered(self, form: Form, machine: CpuMachine) -> Iterator[KernelConfig]:
+    def ordered(self, form: Form, machine: MachineT_contra) -> Iterator[KernelConfig]:
         """A few configurations, the most promising by the analytic model first."""
         ...
 
-    def variants(self, form: Form, machine: CpuMachine, config: Any) -> Iterator[KernelConfig]:
+    def variants(self, form: Form, machine: MachineT_contra, config: Any) -> Iterator[KernelConfig]:
         """Configurations that differ in one decision, shares being cut into as many parts as before."""
         ...
 
-    def drawn(self, form: Form, machine: CpuMachine, random: Random) -> KernelConfig:
+    def drawn(self, form: Form, machine: MachineT_contra, random: Random) -> KernelConfig:
         """A configuration at random."""
         ...
 
-    def adapted(self, form: Form, machine: CpuMachine, config: Any) -> KernelConfig:
+    def adapted(self, form: Form, machine: MachineT_contra, config: Any) -> KernelConfig:
         """The decisions of a configuration for another form, as far as they can be carried over."""
         ...
 
-    def features(self, form: Form, machine: CpuMachine, config: Any) -> dict[str, float]:
+    def features(self, form: Form, machine: MachineT_contra, config: Any) -> dict[str, float]:
         """What the cost model is told beside the fields. `estimate`: of the analytic model."""
         ...
 
@@ -193,6 +197,37 @@ class WinogradTemplate:
 
     def _units(self, form: Convolution, config: WinogradConfig) -> tuple[int, int]:
         return ceil(form.out_height / 2), form.out_channels // (config.vectors * winograd.LANES)
+
+
+class SumsTemplate:
+    name, module, config = "sums", "schedules.sums", SumsConfig
+
+    def takes(self, form: Form, machine: CpuMachine) -> bool:
+        return sums.takes_sum(form, machine)
+
+    def plan(self, form: Form, machine: CpuMachine, config: KernelConfig) -> KernelPlan:
+        assert isinstance(form, LoopForm) and isinstance(config, SumsConfig)
+        return sums.plan_sum(form, machine, config)
+
+    def ordered(self, form: Form, machine: CpuMachine) -> Iterator[KernelConfig]:
+        assert isinstance(form, LoopForm)
+        yield from sums.candidate_configs(form, machine)
+
+    def variants(self, form: Form, machine: CpuMachine, config: Any) -> Iterator[KernelConfig]:
+        assert isinstance(config, SumsConfig)
+        yield from (SumsConfig(n) for n in (config.blocks // 2, config.blocks * 2))
+
+    def drawn(self, form: Form, machine: CpuMachine, random: Random) -> KernelConfig:
+        assert isinstance(form, LoopForm)
+        return SumsConfig(1 << random.randrange(sums.plan_sum(form, machine).blocks.bit_length()))
+
+    def adapted(self, form: Form, machine: CpuMachine, config: Any) -> KernelConfig:
+        assert isinstance(form, LoopForm) and isinstance(config, SumsConfig)
+        return SumsConfig(min(config.blocks, sums.plan_sum(form, machine).blocks))
+
+    def features(self, form: Form, machine: CpuMachine, config: Any) -> dict[str, float]:
+        assert isinstance(config, SumsConfig)
+        return {"near": config.blocks * sums.block_of(machine) / machine.l1_bytes}
 
 
 class LoopsTemplate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from compiler.numerics.element import ElementType
 from schedules.tuning.cost_model import Samples
 from schedules.tuning.measure import Outcome
 from schedules.tuning.records import Record
-from schedules.tuning.space import Choice, KernelSpace, distance
+from schedules.tuning.space import Choice, FormSpace, distance
 
 if TYPE_CHECKING:
     from schedules.tuning.tuner import Subject
@@ -33,7 +33,7 @@ class Transfer:
     @staticmethod
     def of(subject: Subject[Any], own: Sequence[Record], siblings: Sequence[Record]) -> Transfer:
         """own: of the same device, where other kernels count; siblings: of other devices, where this does."""
-        if not isinstance(subject, KernelSpace):
+        if not isinstance(subject, FormSpace):
             return Transfer([], None)
         groups = _similar(subject, own, siblings)
         hints: dict[Any, None] = {}
@@ -56,7 +56,7 @@ class Transfer:
         return Transfer(list(hints)[:_HINTS], Samples(features, costs))
 
 
-def _similar(space: KernelSpace, own: Sequence[Record], siblings: Sequence[Record]) -> list[list[Record]]:
+def _similar(space: FormSpace[Any], own: Sequence[Record], siblings: Sequence[Record]) -> list[list[Record]]:
     """Measurements of one subject on one device each, the most similar first."""
     wanted = space.describe()
     groups: dict[tuple[str, str], list[Record]] = {}
@@ -69,13 +69,13 @@ def _similar(space: KernelSpace, own: Sequence[Record], siblings: Sequence[Recor
     return [groups[key] for _, key in order[:_SUBJECTS]]
 
 
-def _space_of(record: Record, like: KernelSpace) -> KernelSpace | None:
+def _space_of(record: Record, like: FormSpace[Any]) -> FormSpace[Any] | None:
     """The space of a record's form, seen by the machine at hand; None for another loop form."""
     fields: Mapping[str, Any] | None = record.form.get("form")
     if fields is None:
         same = record.form == like.describe()
         return like if same else None
-    return KernelSpace(form_of(fields), like.machine)
+    return replace(like, form=form_of(fields))
 
 
 def form_of(fields: Mapping[str, Any]) -> Convolution:
@@ -88,5 +88,5 @@ def form_of(fields: Mapping[str, Any]) -> Convolution:
     return Convolution(**typed)
 
 
-def _choice(space: KernelSpace, record: Record) -> Choice | None:
+def _choice(space: FormSpace[Any], record: Record) -> Choice | None:
     return space.choice_of(record.choice)

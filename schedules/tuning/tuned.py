@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from compiler.loops.form import Form
-from compiler.lowering.kernel import KernelPlan, structural_digest
-from compiler.lowering.machine import CpuMachine
-from schedules.cpu import plan_kernel
-from schedules.tuning import networks
+from compiler.lowering.kernel import KernelPlan, Machine, structural_digest
+from schedules.tuning import networks, threads
+from schedules.tuning.mali_space import space_of
 from schedules.tuning.measure import Outcome, Unit
 from schedules.tuning.records import Record, Warn, databases, read
-from schedules.tuning.space import KernelSpace, key_of
+from schedules.tuning.space import key_of
 
 # A choice that was never compared by turns has to be faster than the default by this share.
 _MARGIN = 0.05
@@ -24,15 +23,24 @@ _MARGIN = 0.05
 
 @dataclass(frozen=True)
 class Tuned:
-    """choices: of subjects, as in records; devices: whose records they are."""
+    """choices: of subjects, as in records; devices: whose records they are. threads: of models, where they
+    are known (`schedules.tuning.threads`)."""
 
     choices: Mapping[str, Mapping[str, Any]]
     devices: tuple[str, ...] = ()
+    threads: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @staticmethod
-    def of(folder: Path, machines: Iterable[CpuMachine], here: str | None, warn: Warn) -> Tuned:
+    def of(
+        folder: Path,
+        machines: Iterable[Machine],
+        here: str | None,
+        warn: Warn,
+        stands_in: Callable[[str], bool] = lambda _device: False,
+    ) -> Tuned:
         """From all databases of a folder. here: the fingerprint of this computer, whose records come first
-        for its own machine; then those of real devices, and of the device that has most."""
+        for its own machine; then those of real devices, and of the device that has most. stands_in: whether a
+        device is another than those that the machines describe."""
         names = {machine.name for machine in machines}
         by_device: dict[str, list[Record]] = {}
         for path in databases(folder):
@@ -40,34 +48,39 @@ class Tuned:
                 if record.machine in names and is_current(record):
                     by_device.setdefault(record.fingerprint, []).append(record)
         counted = {d: records[0].unit is Unit.INSTRUCTIONS for d, records in by_device.items()}
-        order = sorted(by_device, key=lambda d: (d != here, counted[d], -len(by_device[d]), d))
+        order = sorted(
+            by_device, key=lambda d: (d != here, counted[d] or stands_in(d), -len(by_device[d]), d)
+        )
         choices: dict[str, Mapping[str, Any]] = {}
+        counts: dict[str, int] = {}
         used: list[str] = []
         for device in order:
             new = {s: c for s, c in _chosen(by_device[device]).items() if s not in choices}
             choices.update(new)
             used += [device] if new else []
-        return Tuned(choices, tuple(used))
+            counts = _threads(by_device[device]) | counts
+        return Tuned(choices, tuple(used), counts)
 
     @cached_property
     def digest(self) -> str:
         """Names the choices: equal ones make equal libraries."""
-        return structural_digest(json.dumps(self.choices, sort_keys=True))
+        return structural_digest(json.dumps([self.choices, self.threads], sort_keys=True))
 
     def __hash__(self) -> int:
         return hash(self.digest)
 
-    def plan(self, form: Form, machine: CpuMachine) -> KernelPlan:
-        """The recorded choice, where there is one that is still legal; errors as `plan_kernel`."""
+    def plan(self, form: Form, machine: Machine) -> KernelPlan:
+        """The recorded choice, where there is one that is still legal. Errors: ValueError where the machine
+        does not take the form."""
         plan = self._recorded(form, machine)
-        return plan_kernel(form, machine) if plan is None else plan
+        return space_of(form, machine).default_plan if plan is None else plan
 
-    def knows(self, form: Form, machine: CpuMachine) -> bool:
+    def knows(self, form: Form, machine: Machine) -> bool:
         """Whether records decide about a form."""
         return self._recorded(form, machine) is not None
 
-    def _recorded(self, form: Form, machine: CpuMachine) -> KernelPlan | None:
-        space = KernelSpace(form, machine)
+    def _recorded(self, form: Form, machine: Machine) -> KernelPlan | None:
+        space = space_of(form, machine)
         record = self.choices.get(space.subject)
         choice = None if record is None else space.choice_of(record)
         return None if choice is None else space.plan(choice)
@@ -76,11 +89,21 @@ class Tuned:
 def is_current(record: Record) -> bool:
     """Whether a record's template is as it was."""
     try:
-        if record.choice["template"] == networks.TEMPLATE:
-            return record.key == networks.key_of(record.subject, networks.version())
-        return record.key == key_of(record.subject, record.choice["template"])
+        match record.choice["template"]:
+            case threads.TEMPLATE:
+                return record.key == threads.key_of(record.subject)
+            case networks.TEMPLATE:
+                return record.key == networks.key_of(record.subject, networks.version())
+            case template:
+                return record.key == key_of(record.subject, template)
     except KeyError:
         return False
+
+
+def _threads(records: Iterable[Record]) -> dict[str, int]:
+    """Of each model, the last that was found."""
+    found = {r.subject: threads.threads_of(r) for r in sorted(records, key=lambda r: r.date)}
+    return {subject: count for subject, count in found.items() if count is not None}
 
 
 def _chosen(records: Iterable[Record]) -> dict[str, Mapping[str, Any]]:
@@ -90,7 +113,8 @@ def _chosen(records: Iterable[Record]) -> dict[str, Mapping[str, Any]]:
     firsts: dict[str, Record] = {}
     bests: dict[str, Record] = {}
     for record in sorted(records, key=lambda r: r.date):
-        if record.outcome is not Outcome.MEASURED or record.cost is None:
+        is_kernel = record.choice["template"] != threads.TEMPLATE
+        if record.outcome is not Outcome.MEASURED or record.cost is None or not is_kernel:
             continue
         if record.verdict is not None:
             verdicts[record.subject] = record

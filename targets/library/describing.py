@@ -30,12 +30,17 @@ from targets.library.description import (
 )
 
 
-def describe(name: str, variants: Mapping[str, tuple[Program, CpuMachine]]) -> LibraryDescription:
-    """The library `name` of programs over the same constants, each planned for its machine, by variant."""
+def describe(
+    name: str, variants: Mapping[str, tuple[Program, CpuMachine]], threads: int = 0
+) -> LibraryDescription:
+    """The library `name` of programs over the same constants, each planned for its machine, by variant.
+
+    threads: see `LibraryDescription`.
+    """
     described = [_Describer(program, machine).describe(v) for v, (program, machine) in variants.items()]
     described.sort(key=lambda variant: -len(variant.cpu_features))
     constants = next(program.constants for program, _ in variants.values())
-    return LibraryDescription(name, constants.contents(), tuple(described))
+    return LibraryDescription(name, constants.contents(), tuple(described), threads=threads)
 
 
 class _Describer:

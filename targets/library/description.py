@@ -360,12 +360,14 @@ class LibraryDescription:
     """A library: `constants` (the blob) and variants, those that need more of a CPU first.
 
     opencl: the source of all launches' kernels, in a library that has them; such a one has one variant.
+    threads: where a caller leaves their number open, so many at most; 0 for as many as there are cores.
     """
 
     name: str
     constants: bytes
     variants: tuple[Variant, ...]
     opencl: str | None = None
+    threads: int = 0
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name):

@@ -9,7 +9,7 @@ from compiler.lowering.machine import CpuMachine
 from compiler.lowering.memory_plan import ALIGNMENT, aligned
 from compiler.lowering.program import Program
 from schedules.mali import gpu_plan
-from schedules.mali_prelude import PRELUDE
+from schedules.mali_kernel import program_source
 from targets.library.describing import describe
 from targets.library.description import (
     Arena,
@@ -18,6 +18,7 @@ from targets.library.description import (
     Operand,
     Output,
     Port,
+    Scratch,
     Step,
     Variant,
 )
@@ -34,15 +35,14 @@ def describe_for_device(name: str, variant: str, program: Program, machine: CpuM
     steps = tuple(
         _with_launches(s, p.plan) for s, p in zip(plain.variants[0].steps, program.steps, strict=True)
     )
-    staged = _staged(replace(plain.variants[0], steps=steps))
+    staged = _staged(replace(plain.variants[0], steps=steps), program)
     return replace(plain, variants=(staged,), opencl=kernel_source(program))
 
 
 def kernel_source(program: Program) -> str:
     """OpenCL C of all kernels of a program, each once."""
     plans = (gpu_plan(plan) for plan in program.kernels().values())
-    texts = {kernel.name: kernel.source for plan in plans if plan for kernel in plan.kernels}
-    return PRELUDE + "\n".join(texts.values())
+    return program_source(kernel for plan in plans if plan for kernel in plan.kernels)
 
 
 def _with_launches(step: Step, plan: object) -> Step:
@@ -53,10 +53,13 @@ def _with_launches(step: Step, plan: object) -> Step:
     return replace(step, launches=tuple(launches))
 
 
-def _staged(variant: Variant) -> Variant:
+def _staged(variant: Variant, program: Program) -> Variant:
     touched = {o for s in variant.steps if s.launches for o in s.operands if isinstance(o, Input | Output)}
     places: dict[Operand, Arena] = {}
     end = aligned(variant.arena_bytes)
+    on_device, on_cpu = _scratch_bytes(program)
+    scratch: dict[Operand, Arena] = {Scratch(): Arena(end)}  # one for all: kernels run one after another
+    end += aligned(on_device)
     copies_in: list[Step] = []
     copies_out: list[Step] = []
     for operand in sorted(touched, key=repr):
@@ -67,15 +70,29 @@ def _staged(variant: Variant) -> Variant:
             copies_in.append(_copy(port, (operand, place), "in"))
         else:
             copies_out.append(_copy(port, (place, operand), "out"))
-    steps = [*copies_in, *(_moved(step, places) for step in variant.steps), *copies_out]
+    moved = [_moved(s, places | scratch if s.launches else places) for s in variant.steps]
+    steps = [*copies_in, *moved, *copies_out]
     later = len(copies_in)
     return replace(
         variant,
         steps=tuple(steps),
         arena_bytes=end,
+        scratch_bytes_per_thread=on_cpu,
         inputs=tuple(_delayed(port, later) for port in variant.inputs),
         outputs=tuple(_delayed(port, later) for port in variant.outputs),
     )
+
+
+def _scratch_bytes(program: Program) -> tuple[int, int]:
+    """What kernels of the device need at most, and kernels of the CPU for each thread."""
+    device, cpu = 0, 0
+    for step in program.steps:
+        plan = gpu_plan(step.plan)
+        if plan is None:
+            cpu = max(cpu, step.plan.scratch_bytes)
+        else:
+            device = max(device, plan.scratch_bytes)
+    return device, cpu
 
 
 def _copy(port: Port, operands: tuple[Operand, Operand], way: str) -> Step:

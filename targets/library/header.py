@@ -149,7 +149,8 @@ typedef struct {name}_ctx {name}_ctx;
 int {name}_abi_version(void);
 const char *{name}_build(void);
 
-/* Bytes that create_in needs for 1..256 threads, or for all cores that this process may use (0); else 0. */
+/* Bytes that create_in needs for 1..256 threads, or for as many as create makes of 0: one for each core that
+ * this process may use, but no more than a tuned library is fastest with. Else 0. */
 size_t {name}_context_bytes(int threads);
 
 /* Makes a context in one allocation of context_bytes(threads) bytes and starts threads - 1 threads; the

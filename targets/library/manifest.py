@@ -27,6 +27,7 @@ def manifest(
         "outputs": [_port(port) for port in description.outputs],
         "variants": [_variant(variant) for variant in description.variants],
         **({} if description.opencl is None else {"opencl": True}),
+        **({"threads": description.threads} if description.threads else {}),
     }
     taken = sorted({*record, "build"} & set(extra))
     if taken:

@@ -43,6 +43,7 @@ def source(description: LibraryDescription, build: str) -> str:
         ),
         input_count=len(description.inputs),
         output_count=len(description.outputs),
+        threads=description.threads,
         unknown=f"{name} has no such variant; it holds {_variant_names(description)}",
     )
 
@@ -235,6 +236,7 @@ static const struct bl_library library = {{
     .variant_count = sizeof variants / sizeof variants[0],
     .input_count = {input_count},
     .output_count = {output_count},
+    .threads = {threads},
     .unknown_variant = "{unknown}",
 {program}}};
 

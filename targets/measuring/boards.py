@@ -20,6 +20,7 @@ from pathlib import Path
 
 from compiler.ir.diagnostics import BitloomError
 from compiler.loops.form import Form
+from compiler.lowering.cache import Cache
 from compiler.lowering.kernel import KernelPlan, cpu_of
 from schedules.tuning.measure import Measurement, Outcome, Unit
 from targets.measuring.answers import Answers
@@ -104,7 +105,7 @@ class _Round:
 
 
 class Boards:
-    """Kernel plans on equal boards; a Device[KernelPlan]."""
+    """Kernel plans on equal boards; a Device[KernelPlan]. objects: what was built, until it is closed."""
 
     def __init__(
         self,
@@ -130,7 +131,8 @@ class Boards:
         self._batch = batch
         self._patience_s = patience_s
         self._folder = tempfile.TemporaryDirectory(prefix="bitloom-boards-")
-        self._builders = Builders(workers)
+        self.objects = Cache(Path(self._folder.name) / "objects")
+        self._builders = Builders(workers, self.objects)
         self._linkers: dict[str, Linker] = {}
         self._lock = threading.Lock()
         self._given_up: set[Link] = set()

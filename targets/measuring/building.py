@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from compiler.lowering.cache import Cache
 from compiler.lowering.kernel import KernelPlan
 from compiler.lowering.objects import PACKAGE_ROOT
 
@@ -25,9 +26,10 @@ class NotBuiltError(Exception):
 
 
 class Builders:
-    """Builds plans in `workers` processes at once."""
+    """Builds plans in `workers` processes at once. objects: where they are kept, by symbol."""
 
-    def __init__(self, workers: int, limit_s: float = BUILD_LIMIT_S) -> None:
+    def __init__(self, workers: int, objects: Cache, limit_s: float = BUILD_LIMIT_S) -> None:
+        self._objects = objects
         self._threads = ThreadPoolExecutor(workers, "build")
         self._own = threading.local()
         self._limit_s = limit_s
@@ -40,6 +42,8 @@ class Builders:
         return self._threads.submit(self._build, plan)
 
     def _build(self, plan: KernelPlan) -> bytes:
+        if (known := self._objects.get("kernels", plan.symbol)) is not None:
+            return known
         builder: _Builder | None = getattr(self._own, "builder", None)
         if builder is None:
             builder = _Builder(self._limit_s)
@@ -48,7 +52,9 @@ class Builders:
                 self._made.append(builder)
         if self._closed:
             raise NotBuiltError("the device was closed")
-        return builder.build(plan)
+        made = builder.build(plan)
+        self._objects.put("kernels", plan.symbol, made)
+        return made
 
     def close(self) -> None:
         self._closed = True

@@ -33,6 +33,11 @@ _Named = str | list[Board] | tuple[Address, str]
 def check_place(place: Place, machine: CpuMachine, target: str) -> None:
     """Errors: BitloomError where the machine's kernels cannot be measured there, as far as that can be known
     without asking a board's CPU: boards that are not there, options that do not fit."""
+    if place.runner is not None:
+        raise BitloomError(
+            f'target "{target}" runs on CPUs, and --runner is for OpenCL devices',
+            "leave it out, or name a --board",
+        )
     if place.is_here:
         if not runs_here(machine):
             raise BitloomError(

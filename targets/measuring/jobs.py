@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compiler.loops.form import Form
 from compiler.lowering.kernel import KernelPlan
+from schedules.mali import GpuPlan
 from targets.measuring.operands import Constants
 
 
@@ -25,3 +26,16 @@ class Run:
 
     plan: KernelPlan
     library: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Identify:
+    """Which device it is. The answer: its fingerprint or None, and why there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOnDevice:
+    """Build, check and time a plan's kernels on a device. The answers: None or why they are not built; None
+    or what is wrong; cost and spread in seconds. A `ClError` for one of the last two ends the process."""
+
+    plan: GpuPlan

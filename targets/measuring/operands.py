@@ -25,10 +25,13 @@ from compiler.lowering.program import SCRATCH, kernel_calls
 from compiler.lowering.storage import place_values
 from compiler.numerics.element import Array, ElementType
 from schedules.bits import pack_bits, packed_bytes
+from schedules.mali_machines import GpuMachine
 
 # What outputs and scratch hold before a kernel runs, and outputs between their elements behind it.
 GARBAGE = 0x5A
 
+# What says how codes lie in memory.
+StoringMachine = CpuMachine | GpuMachine
 Constants = Mapping[str, Array]
 FormConstants = Mapping[Form, Constants]
 
@@ -129,7 +132,7 @@ def random_constants(form: Convolution, rng: np.random.Generator) -> dict[str, A
 def store(plan: KernelPlan, example: Example) -> StoredOperands:
     """The example as the plan's kernel takes it."""
     machine = plan.machine
-    assert isinstance(machine, CpuMachine), "kernels of CPUs are measured in memory of the CPU"
+    assert isinstance(machine, CpuMachine | GpuMachine), "codes lie in memory as their machine wants them"
     packed = plan.pack(example.constants)
     slack = np.zeros(64, np.uint8)
     known = {name: np.concatenate([_bytes(array), slack]) for name, array in packed.items()}
@@ -164,7 +167,7 @@ def _pitched(shape: tuple[int, int, int, int], pitch: int | None) -> tuple[int, 
     return height * width * pitch, width * pitch, pitch, 1
 
 
-def _stored(buffer: Buffer, machine: CpuMachine, value: Array) -> Array:
+def _stored(buffer: Buffer, machine: StoringMachine, value: Array) -> Array:
     """Bytes of an activation in the arena, with garbage where it has no elements."""
     bits = buffer.element is ElementType.B1
     offset = machine.activation_offset if buffer.element is ElementType.I8 else 0
@@ -175,12 +178,12 @@ def _stored(buffer: Buffer, machine: CpuMachine, value: Array) -> Array:
     return memory
 
 
-def _storage_of(buffer: Buffer, machine: CpuMachine) -> np.dtype[Any]:
+def _storage_of(buffer: Buffer, machine: StoringMachine) -> np.dtype[Any]:
     unsigned = buffer.element is ElementType.I8 and machine.activation_offset
     return np.dtype(np.uint8) if unsigned or buffer.element is ElementType.B1 else buffer.element.dtype
 
 
-def _view(buffer: Buffer, machine: CpuMachine, memory: Array) -> Array:
+def _view(buffer: Buffer, machine: StoringMachine, memory: Array) -> Array:
     """The elements of an activation in its bytes, codes of one bit by eights."""
     dtype, shape, strides = _storage_of(buffer, machine), buffer.shape, strides_of(buffer)
     if buffer.element is ElementType.B1:
@@ -188,7 +191,7 @@ def _view(buffer: Buffer, machine: CpuMachine, memory: Array) -> Array:
     return as_strided(memory.view(dtype), shape, [s * dtype.itemsize for s in strides])
 
 
-def difference(buffer: Buffer, machine: CpuMachine, found: Array, expected: Array) -> str | None:
+def difference(buffer: Buffer, machine: StoringMachine, found: Array, expected: Array) -> str | None:
     """How an activation's bytes differ from those that are expected, garbage between its elements included;
     None where they do not."""
     if np.array_equal(found, expected):

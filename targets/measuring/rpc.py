@@ -6,11 +6,13 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
+from compiler.lowering.kernel import KernelPlan
 from compiler.lowering.objects import PACKAGE_ROOT
+from schedules.tuning.measure import Measurement
 from targets.measuring.board_agent import Address
 from targets.measuring.boards import Boards
 from targets.measuring.facts import fingerprint_of
@@ -81,7 +83,8 @@ class RpcLink:
 
 
 class RpcBoards(Boards):
-    """All boards that the tracker has of a key, which the user promises are equal.
+    """All boards that the tracker has of a key, which the user promises are equal; those that join later take
+    part from the next candidates on.
 
     Errors: TrackerError where there is no tracker, no such board, or one that cannot be used.
     """
@@ -98,6 +101,7 @@ class RpcBoards(Boards):
         patience_s: float = 60.0,
         workers: int = 2,
     ) -> None:
+        self._tracker, self._key = tracker, key
         count = len(boards_of(tracker, key))
         first = RpcLink(tracker, key)
         told = _told(first)
@@ -112,6 +116,12 @@ class RpcBoards(Boards):
             patience_s=patience_s,
             workers=workers,
         )
+
+    def measure(self, candidates: Sequence[KernelPlan]) -> Iterator[tuple[int, Measurement]]:
+        with suppress(TrackerError):  # a link that needs the tracker says so itself
+            more = len(boards_of(self._tracker, self._key)) - len(self._links)
+            self._links += (RpcLink(self._tracker, self._key) for _ in range(more))
+        yield from super().measure(candidates)
 
 
 def _told(link: RpcLink) -> dict[str, Any]:

@@ -53,6 +53,7 @@ struct bl_library {
     const struct bl_variant *variants; /* those that require more come first */
     const struct bl_port *inputs, *outputs;
     int variant_count, input_count, output_count;
+    int threads; /* with which it was fastest when it was tuned; 0 where that is not known */
     const char *unknown_variant; /* complaint */
 #if defined(BL_OPENCL)
     const struct bl_program *program;

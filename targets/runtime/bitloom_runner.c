@@ -5,8 +5,9 @@
  *     bytes of each input, bytes of each output,
  *     a struct result for each result that is wanted, in order of steps,
  *     the inputs, one behind the other.
- * The response is the name of the variant that runs, each result right after its step, the outputs, and the
- * nanoseconds of each run. With results the library runs step by step, and once; without, `repeat` times as a whole.
+ * The response is the name of the variant that runs, each result right after its step, the outputs, and
+ * nanoseconds. With results the library runs step by step, once, and takes no time. Without, it runs `repeat` times:
+ * as a whole, and gives the time of each run; or by_step, and gives for each run the time of each step.
  */
 #define _POSIX_C_SOURCE 200809L
 #include BL_HEADER
@@ -28,7 +29,7 @@ enum { DONE = 0, BAD_REQUEST = 2, REFUSED = 3, RUN_FAILED = 4, OTHER_BUILD = 5 }
 struct request {
     char build[BUILD_CHARACTERS];
     char variant[NAME_CHARACTERS]; /* empty: the one that suits this CPU best */
-    int64_t threads, quantized, repeat, inputs, outputs, results;
+    int64_t threads, quantized, repeat, by_step, inputs, outputs, results;
 };
 
 struct result {
@@ -80,14 +81,43 @@ static int64_t nanoseconds(void)
     return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 
+static void run_step(LIBRARY(ctx) * context, int64_t quantized, int step, const void *const *inputs,
+                     void *const *outputs)
+{
+    check(quantized ? LIBRARY(run_step_quantized)(context, step, inputs, outputs)
+                    : LIBRARY(run_step)(context, step, inputs, outputs));
+}
+
+/* Nanoseconds of each step in the order of steps, run behind run. */
+static void time_steps(LIBRARY(ctx) * context, const struct request *request, const void *const *inputs,
+                       void *const *outputs, int64_t *times)
+{
+    for (int64_t run = 0; run < request->repeat; run++)
+        for (int step = 0; step < LIBRARY(step_count)(context); step++) {
+            int64_t start = nanoseconds();
+            run_step(context, request->quantized, step, inputs, outputs);
+            *times++ = nanoseconds() - start;
+        }
+}
+
+static void time_runs(LIBRARY(ctx) * context, const struct request *request, const void *const *inputs,
+                      void *const *outputs, int64_t *times)
+{
+    for (int64_t i = 0; i < request->repeat; i++) {
+        int64_t start = nanoseconds();
+        check(request->quantized ? LIBRARY(run_quantized)(context, inputs, outputs)
+                                 : LIBRARY(run)(context, inputs, outputs));
+        times[i] = nanoseconds() - start;
+    }
+}
+
 static void run_steps(LIBRARY(ctx) * context, const struct request *request, const struct result *results,
                       const void *const *inputs, void *const *outputs)
 {
     int64_t given = 0;
 
     for (int step = 0; step < LIBRARY(step_count)(context); step++) {
-        check(request->quantized ? LIBRARY(run_step_quantized)(context, step, inputs, outputs)
-                                 : LIBRARY(run_step)(context, step, inputs, outputs));
+        run_step(context, request->quantized, step, inputs, outputs);
         for (; given < request->results && results[given].step == step; given++) {
             const struct result *result = &results[given];
             const unsigned char *memory = result->output < 0 ? LIBRARY(arena)(context) : outputs[result->output];
@@ -105,7 +135,7 @@ int main(void)
     struct result *results = take((size_t)request->results, sizeof *results);
     const void **inputs = get(input_count, sizeof *inputs);
     void **outputs = get(output_count, sizeof *outputs);
-    int64_t *times = get((size_t)request->repeat, sizeof *times);
+    int64_t *times, numbers = request->repeat;
     const char *reason;
     LIBRARY(ctx) * context;
 
@@ -120,17 +150,15 @@ int main(void)
         finish(REFUSED, reason);
     strncpy(request->variant, LIBRARY(variant)(context), NAME_CHARACTERS - 1);
     give(request->variant, NAME_CHARACTERS);
+    numbers *= request->by_step ? LIBRARY(step_count)(context) : 1;
+    times = get((size_t)numbers, sizeof *times);
     if (request->results > 0)
         run_steps(context, request, results, inputs, outputs);
-    for (int64_t i = 0; request->results == 0 && i < request->repeat; i++) {
-        int64_t start = nanoseconds();
-        check(request->quantized ? LIBRARY(run_quantized)(context, inputs, outputs)
-                                 : LIBRARY(run)(context, inputs, outputs));
-        times[i] = nanoseconds() - start;
-    }
+    else
+        (request->by_step ? time_steps : time_runs)(context, request, inputs, outputs, times);
     LIBRARY(destroy)(context);
     for (size_t i = 0; i < output_count; i++)
         give(outputs[i], output_bytes[i]);
-    give(times, request->repeat * (int64_t)sizeof *times);
+    give(times, numbers * (int64_t)sizeof *times);
     return fflush(stdout) == 0 ? DONE : BAD_REQUEST;
 }

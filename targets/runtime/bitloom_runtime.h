@@ -65,10 +65,12 @@ static inline int bl_cores(void)
 }
 
 /* 0 for a count that cannot be served. */
-static inline int bl_thread_count(int threads)
+static inline int bl_thread_count(const struct bl_library *library, int threads)
 {
     if (threads == 0) {
         threads = bl_cores();
+        if (library->threads > 0 && library->threads < threads)
+            threads = library->threads;
         return threads < BL_THREADS_MOST ? threads : BL_THREADS_MOST;
     }
     return threads > 0 && threads <= BL_THREADS_MOST ? threads : 0;
@@ -88,7 +90,7 @@ static inline size_t bl_arena_inside(const struct bl_variant *variant)
 /* Of whichever variant takes most. */
 static inline size_t bl_context_bytes(const struct bl_library *library, int threads)
 {
-    size_t count = (size_t)bl_thread_count(threads), most = 0;
+    size_t count = (size_t)bl_thread_count(library, threads), most = 0;
 
     if (count == 0)
         return 0;
@@ -324,13 +326,13 @@ static inline struct bl_context *bl_create_in(const struct bl_library *library, 
 {
     const char *complaint = NULL;
     const struct bl_variant *variant = bl_choose(library, wanted, &complaint);
-    int count = bl_thread_count(threads);
+    int count = bl_thread_count(library, threads);
 
     if (!variant)
         return bl_refuse(complaint, reason);
     complaint = NULL;
     if (count == 0)
-        complaint = "the number of threads must be 0 (all cores) to 256";
+        complaint = "the number of threads must be 0 (the library's choice) to 256";
     else if (!memory || (uintptr_t)memory % BL_CACHE_LINE != 0)
         complaint = "the memory for the context must be aligned to 64 bytes";
     else if (bytes < bl_context_bytes(library, count))
@@ -347,10 +349,10 @@ static inline struct bl_context *bl_create_in(const struct bl_library *library, 
 static inline struct bl_context *bl_create(const struct bl_library *library, const char *wanted,
                                            const struct bl_place *place, int threads, const char **reason)
 {
-    int count = bl_thread_count(threads);
+    int count = bl_thread_count(library, threads);
     size_t bytes = bl_context_bytes(library, count ? count : 1);
     struct bl_context *context;
-    /* bl_create_in judges the count: 0, which it must not take for "all cores", came from one that is out of range. */
+    /* bl_create_in judges the count: 0, which it must not take for "your choice", came from one that is out of range. */
     void *memory = aligned_alloc(BL_CACHE_LINE, bytes);
 
     if (!memory)
