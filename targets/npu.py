@@ -70,10 +70,6 @@ class NpuTarget:
 
     def with_records(self, folder: Path, warn: Callable[[str], None]) -> NpuTarget:
         """This target, with the choices of records for the same configuration."""
-        from schedules.tuning.records import databases
-
-        if not any(databases(folder)):
-            return self
         from schedules.tuning.npu_tuned import TunedNetworks
         from targets.streams.choosing import machine_of
 

@@ -13,7 +13,7 @@ from compiler.lowering.kernel import structural_digest
 from schedules.npu_choices import Choices
 from schedules.tuning.measure import Outcome, Unit
 from schedules.tuning.networks import TEMPLATE, choices_of, key_of, version
-from schedules.tuning.records import Record, Warn, databases, read
+from schedules.tuning.records import Record, Warn, databases, read, shipped
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class TunedNetworks:
 
     @staticmethod
     def of(folder: Path, machine: str, warn: Warn) -> TunedNetworks:
-        """From all databases of a folder, for one machine. Cycles are exact: the fewest count, whoever has
-        found them."""
+        """From all databases of a folder and the package's, for one machine. Cycles are exact: the fewest
+        count, whoever has found them."""
         best: dict[str, Record] = {}
-        for path in databases(folder):
+        for path in (*databases(folder), *shipped()):
             for record in read(path, warn):
                 if record.machine == machine and _counts(record):
                     known = best.get(record.subject)

@@ -177,6 +177,14 @@ def databases(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{_SUFFIX}"))
 
 
+def shipped() -> list[Path]:
+    """The files of records that the package carries: of simulated NPUs, whose cycles are the same everywhere.
+
+    They count like a user's own. `python -m examples.letters.tune` makes them.
+    """
+    return databases(Path(__file__).with_name("shipped"))
+
+
 def merged(groups: Iterable[Iterable[Record]]) -> list[Record]:
     """Every record once, in an order that depends on nothing else."""
     lines = {record.line(): record for group in groups for record in group}
