@@ -24,6 +24,7 @@ from sim.config import NpuConfig
 from sim.fields import Column
 from sim.stream import Program
 from sim.tokens import insert_tokens
+from targets.streams.cascades import CascadeLayer, KeptLayer, cascades
 from targets.streams.constants import Constants
 from targets.streams.layers import Layer, layer_of
 from targets.streams.model import DRAM, HOST, SRAM
@@ -34,11 +35,13 @@ _LONG, _NEAR = 20000, 1.1  # instructions; cycles, by those if all constants wer
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A call and who takes it. refusal: why the host does (None: the NPU does)."""
+    """A call and who takes it. refusal: why the host does (None: the NPU does). kept: its result lies in the
+    cores alone, and the next call computes it."""
 
     call: KernelCall
     layer: Layer | None
     refusal: str | None
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,9 @@ def lower_to_streams(
     places = place_values(graph)
     planned = [_plan(call, config) for call in kernel_calls(graph, places)]
     memory = _place(planned, places, config)
+    if Mechanism.CASCADE in mechanisms:
+        planned = _cascaded(graph, planned, memory, config)
+        memory = _place(planned, places, config)
     steps: list[HostStep | StreamStep] = []
     first = 0
     for group in _segments(planned):
@@ -114,6 +120,18 @@ def _plan(call: KernelCall, config: NpuConfig) -> Planned:
         return Planned(call, None, f"the NPU has no {call.node.op.mnemonic} yet")
     refusal = reason(layer.rules, call, config)
     return Planned(call, None if refusal else layer, refusal)
+
+
+def _cascaded(graph: Graph, planned: list[Planned], memory: _Memory, config: NpuConfig) -> list[Planned]:
+    """With layers whose results the next one uses, where these need not leave the cores."""
+    calls = [(p.call, p.layer) for p in planned]
+    found = cascades(graph, calls, memory, list(dict.fromkeys((config, reserved(config)))))
+    result = list(planned)
+    for number in found:
+        call, after = planned[number].call, planned[number + 1].call
+        result[number] = Planned(call, KeptLayer(), None, kept=True)
+        result[number + 1] = Planned(after, CascadeLayer(call), None)
+    return result
 
 
 def _segments(planned: Iterable[Planned]) -> list[list[Planned]]:
@@ -159,13 +177,15 @@ def _place(planned: list[Planned], places: Mapping[Value, Place], config: NpuCon
     """Tensors that the NPU touches lie in SRAM, the largest ones in DRAM where not all fit; others at the
     host."""
     spans: dict[StorageBuffer, tuple[int, int, bool]] = {}
+    kept = {place.buffer for p in planned if p.kept for place in p.call.places}
     for index, p in enumerate(planned):
         values = [*p.call.reads, *p.call.node.outputs]
         buffers = [*(places[v].buffer for v in values), *(place.buffer for place in p.call.places)]
-        for buffer in buffers:
+        for buffer in (b for b in buffers if b not in kept):
             first, _, device = spans.get(buffer, (index, index, False))
-            spans[buffer] = (first, index, device or p.layer is not None)
-    for buffer in {place.buffer for place in places.values()} - spans.keys():
+            last = index + p.kept  # with what is kept, the next call reads it
+            spans[buffer] = (first, last, device or p.layer is not None)
+    for buffer in {place.buffer for place in places.values()} - spans.keys() - kept:
         spans[buffer] = (0, len(planned), False)
     for buffer, (first, last, device) in spans.items():
         # The caller's tensors are there before the first step and after the last one.
