@@ -184,6 +184,11 @@ def _print(artifact: Artifact, json: bool) -> None:
     if tuning["tuned"]:
         devices = "; ".join(tuning["devices"])
         print(f"{tuning['tuned']} of {tuning['kernels']} kernels planned by records of {devices}")
+    if (estimate := manifest.get("estimate")) is not None:
+        gpu = f"a {estimate['gpu']} of {estimate['cores']} cores"
+        print(
+            f"estimate, not measured: kernels take {estimate['seconds'] * 1e3:.3f} ms on {gpu} (see inspect)"
+        )
     for note in manifest["notes"]:
         print(f"note: {note['layer']}: {note['text']}")
     for left in manifest.get("host", []):
