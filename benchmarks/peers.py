@@ -1,10 +1,10 @@
 """Engines that are measured beside ours but are no dependencies: each in a virtual environment of its own.
 
     python -m benchmarks.peers                      # which are there
-    python -m benchmarks.peers install openvino litert
+    python -m benchmarks.peers install openvino litert ncnn
 
 An environment lies in bitloom's cache folder, or where the variable says that names its Python:
-BITLOOM_OPENVINO_PYTHON, BITLOOM_LITERT_PYTHON.
+BITLOOM_OPENVINO_PYTHON, BITLOOM_LITERT_PYTHON, BITLOOM_NCNN_PYTHON.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Peer:
 
 OPENVINO = Peer("openvino", ("openvino==2026.4.*", "nncf==3.4.*"))
 LITERT = Peer("litert", ("ai-edge-litert==2.3.*",))
-ALL = {peer.name: peer for peer in (OPENVINO, LITERT)}
+# pnnx is a program whose package asks for PyTorch: gigabytes that it does not need to convert ONNX.
+NCNN = Peer("ncnn", ("--no-deps", "ncnn==1.0.20261020", "pnnx==20261020", "numpy"))
+ALL = {peer.name: peer for peer in (OPENVINO, LITERT, NCNN)}
 
 
 def main() -> None:

@@ -115,7 +115,9 @@ def _layers(model: NpuModel, timing: ModelTiming) -> tuple[LayerReport, ...]:
 
 
 def _limit(statistics: Statistics) -> str:
-    """`MAC`, `VEC`, `DMA load`, `DMA fetch`, `DMA store` or `sync`."""
+    """`MAC`, `VEC`, `DMA load`, `DMA fetch`, `DMA store` or `sync`; `next layer` where that computes it."""
+    if not statistics.instructions:
+        return "next layer"
     limit = statistics.limit
     return f"DMA {limit.lower()}" if limit in _DMA else limit
 

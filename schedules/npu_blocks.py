@@ -96,7 +96,7 @@ def units_of(form: Convolution, tiling: Tiling, blocks: Sequence[Block], config:
 
     for block in blocks:
         for first, count in pieces_of(form, tiling):
-            more = _weight_bytes(form, block.count, count, config)
+            more = weight_bytes(form, block.count, count, config)
             if size + more > tiling.weight_slot_bytes:
                 close()
             items[block.first, first] = size
@@ -107,7 +107,7 @@ def units_of(form: Convolution, tiling: Tiling, blocks: Sequence[Block], config:
     return units
 
 
-def _weight_bytes(form: Convolution, outputs: int, channels: int, config: NpuConfig) -> int:
+def weight_bytes(form: Convolution, outputs: int, channels: int, config: NpuConfig) -> int:
     """Of one product."""
     taps, bits = form.kernel_height * form.kernel_width, form.weight.bits
     if form.depthwise:

@@ -35,31 +35,38 @@ class _Span:
 
 
 class Images:
-    """Slots for images of one core. zero: the code of what lies outside."""
+    """Slots for images of one core. zero: the code of what lies outside; base: the first slot's byte."""
 
     def __init__(
-        self, e: Emitter, core: int, form: Convolution, tiling: Tiling, source: Address, zero: int
+        self,
+        e: Emitter,
+        core: int,
+        form: Convolution,
+        tiling: Tiling,
+        source: Address,
+        zero: int,
+        base: int = 0,
     ) -> None:
         self.e, self.core, self.form, self.tiling = e, core, form, tiling
-        self.source, self.zero = source, zero
-        self.slots = e.slots(core, Memory.ACTIVATION, 0, tiling.image_slot_bytes, tiling.image_slots)
+        self.source, self.zero, self.base = source, zero, base
+        self.slots = e.slots(core, Memory.ACTIVATION, base, tiling.image_slot_bytes, tiling.image_slots)
         self.pads: dict[int, tuple[object, ...]] = {}  # of each slot, where pads have been filled in
 
     def take(self, tile: Tile, begin: int, channels: int) -> int:
         """Where channels [begin, begin + channels) of what a tile sees lie, loaded if they do not yet."""
         local, fresh = self.slots.take((tile, begin, channels))
         if fresh:
-            slot = local // self.tiling.image_slot_bytes
+            slot = (local - self.base) // self.tiling.image_slot_bytes
             engine = _ENGINES[slot % self.tiling.image_engines]
             if self.tiling.fold is Fold.NONE:
-                self._plain(engine, tile, begin, channels, local)
+                self.fill(engine, tile, begin, channels, local)
             else:
                 self._folded(engine, tile, begin, channels, local)
         return local
 
     def window(self, tile: Tile) -> Window:
         f, fold = self.form, self.tiling.fold
-        y, x = self._rows(tile), self._columns(tile)
+        y, x = self.rows(tile), self.columns(tile)
         whole = fold is Fold.WINDOW
         return Window(
             engine=Engine.MAC,
@@ -78,28 +85,28 @@ class Images:
     def operands(self, tile: Tile, held: int, channels: int) -> Operands:
         """held: channels of the local image; channels: those of a product."""
         f = self.form
-        pixel = self._pixel_bytes(held)
+        pixel = self.pixel_bytes(held)
         return Operands(
             act_bits=f.input.bits,
             wgt_bits=f.weight.bits,
             act_zero=self.zero,
             wgt_zero=0,
             channels=channels * folded_taps(f, self.tiling.fold)[1],
-            row_stride=self._columns(tile).local * pixel,
+            row_stride=self.columns(tile).local * pixel,
             pixel_stride=pixel,
         )
 
-    def _pixel_bytes(self, channels: int) -> int:
+    def pixel_bytes(self, channels: int) -> int:
         copies = self.form.kernel_height if self.tiling.fold is Fold.WINDOW else 1
         return self.form.input.bytes_for(channels) * copies
 
-    def _rows(self, tile: Tile) -> _Span:
+    def rows(self, tile: Tile) -> _Span:
         if self.tiling.fold is Fold.WINDOW:
             return _Span(0, 0, 0, tile.rows)
         begin, count, pad = seen(self.form, 0, tile.y, tile.rows)
         return _Span(begin, count, pad, count)
 
-    def _columns(self, tile: Tile) -> _Span:
+    def columns(self, tile: Tile) -> _Span:
         f = self.form
         if self.tiling.fold is Fold.NONE:
             begin, count, pad = seen(f, 1, tile.x, tile.columns)
@@ -116,22 +123,23 @@ class Images:
         pixel = (tile.batch * f.in_height + y) * f.in_width + x
         return self.source + (pixel * pitch + of.bytes_for(channel)), pitch
 
-    def _plain(self, engine: Engine, tile: Tile, begin: int, channels: int, local: int) -> None:
-        y, x = self._rows(tile), self._columns(tile)
+    def fill(self, engine: Engine, tile: Tile, begin: int, channels: int, local: int) -> None:
+        """Brings what a tile sees of some channels to a slot."""
+        y, x = self.rows(tile), self.columns(tile)
         source, pitch = self._external(tile, y.begin, x.begin, begin)
-        row = self._pixel_bytes(channels)
+        row = self.pixel_bytes(channels)
         runs = [Run(y.count, self.form.in_width * pitch, x.local * row), Run(x.count, pitch, row)]
         load(self.e, self.core, source, Memory.ACTIVATION, local, runs, row, engine)
 
     def _folded(self, engine: Engine, tile: Tile, begin: int, channels: int, local: int) -> None:
         """With pads: the zero point fills the slot where they do not lie there from an earlier tile."""
-        y, x = self._rows(tile), self._columns(tile)
+        y, x = self.rows(tile), self.columns(tile)
         whole = self.tiling.fold is Fold.WINDOW
         inside = [self._seen_by(tile, i) for i in range(self.form.kernel_height)] if whole else []
         pads = (y.local, x.local, x.pad, x.count, channels, *inside)
         complete = x.count == x.local and all(count == y.local for _, count in inside)
         if self.pads.get(local) != pads and not complete:
-            self._fill(engine, local, y.local, x.local * self._pixel_bytes(channels))
+            self._fill(engine, local, y.local, x.local * self.pixel_bytes(channels))
         self.pads[local] = pads
         if not x.count:
             return
@@ -143,7 +151,7 @@ class Images:
             self.e.set(self.core, plain)  # `load` counts on it where a row is alone
             return
         source, pitch = self._external(tile, y.begin, x.begin, begin)
-        row = self._pixel_bytes(channels)
+        row = self.pixel_bytes(channels)
         runs = [Run(y.count, self.form.in_width * pitch, x.local * row), Run(x.count, pitch, row)]
         load(self.e, self.core, source, Memory.ACTIVATION, local + x.pad * row, runs, row, engine)
 
@@ -181,11 +189,11 @@ class Images:
     ) -> None:
         """What a row of the kernel sees, its elements kernel_height apart. rows: of the kernel; first and
         count, of the tile."""
-        f, size, x = self.form, self.form.input.dtype.itemsize, self._columns(tile)
+        f, size, x = self.form, self.form.input.dtype.itemsize, self.columns(tile)
         i, first, count = rows
         at = (tile.y + first) * f.stride[0] - f.pad[0] + i * f.dilation[0]
         source, pitch = self._external(tile, at, x.begin, channels[0])
-        pixel, row = self._pixel_bytes(channels[1]), f.stride[0] * f.in_width * pitch
+        pixel, row = self.pixel_bytes(channels[1]), f.stride[0] * f.in_width * pitch
         wide = x.local * pixel
         begin = local + first * wide + x.pad * pixel + i * size
         width = channels[1] * size

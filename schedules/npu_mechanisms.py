@@ -12,6 +12,7 @@ class Mechanism(Enum):
     ENGINES = "images or weights by LOAD and FETCH in turn"
     TRIALS = "tilings tried on the simulator, rather than the analytic model's first choice"
     ORDER = "instructions dispatched in the order of their starts"
+    CASCADE = "images between a product and a depthwise convolution kept in the core"
     STAGING = "constants copied to SRAM while FETCH would be idle"
 
 

@@ -32,7 +32,18 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class Part:
+    """What of a core's memories a layer uses, where it shares them: first bytes of its images, of its
+    results, and of its weights; its banks of parameters."""
+
+    images: int
+    results: int
+    weights: int
+    parameter_banks: range
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
     """A block of a tile's channels. stored: the block's group, which is stored behind its last block."""
 
     tile: Tile
@@ -43,8 +54,8 @@ class _Step:
 def emit_product(e: Emitter, p: Product, steps: int | None = None) -> list[int]:
     """All tiles, or so many steps of each core. Returns how many instructions there were behind each step."""
     cores = e.config.cores
-    shares = [_Core(e, core, p) for core in range(cores)]
-    queues = [list(_steps(p, core, cores)) for core in range(cores)]
+    shares = [ProductCore(e, core, p) for core in range(cores)]
+    queues = [list(steps_of(p, core, cores)) for core in range(cores)]
     ends: list[int] = []
     for turn in range(min(max(map(len, queues)), steps or 1 << 30)):
         for core, queue in zip(shares, queues, strict=True):
@@ -56,10 +67,10 @@ def emit_product(e: Emitter, p: Product, steps: int | None = None) -> list[int]:
 
 def count_steps(p: Product, cores: int) -> int:
     """Of the core with most of them."""
-    return max(sum(1 for _ in _steps(p, core, cores)) for core in range(cores))
+    return max(sum(1 for _ in steps_of(p, core, cores)) for core in range(cores))
 
 
-def _steps(p: Product, core: int, cores: int) -> Iterator[_Step]:
+def steps_of(p: Product, core: int, cores: int) -> Iterator[Step]:
     """One core's, in order."""
     f, t = p.form, p.tiling
     tiles = [
@@ -77,39 +88,40 @@ def _steps(p: Product, core: int, cores: int) -> Iterator[_Step]:
         else [(tile, group) for tile in tiles for group in groups]
     )
     for tile, group in order:
-        yield from (_Step(tile, block, group) for block in group)
+        yield from (Step(tile, block, group) for block in group)
 
 
-class _Core:
+class ProductCore:
     """One core's share of a layer, with what its scratchpads hold."""
 
-    def __init__(self, e: Emitter, core: int, p: Product) -> None:
+    def __init__(self, e: Emitter, core: int, p: Product, part: Part | None = None) -> None:
+        """part: None where the layer has all memories for itself."""
         self.e, self.core, self.p = e, core, p
         f, t, pads = p.form, p.tiling, e.config.scratchpad
-        self.images = Images(e, core, f, t, p.image, p.zero_in)
-        self.results = e.slots(
-            core, Memory.ACTIVATION, t.image_slots * t.image_slot_bytes, t.result_slot_bytes, t.result_slots
-        )
-        self.weights = e.slots(core, Memory.WEIGHT, 0, t.weight_slot_bytes, t.weight_slots)
+        if part is None:
+            part = Part(0, t.image_slots * t.image_slot_bytes, 0, range(pads.parameter_banks))
+        self.images = Images(e, core, f, t, p.image, p.zero_in, part.images)
+        self.results = e.slots(core, Memory.ACTIVATION, part.results, t.result_slot_bytes, t.result_slots)
+        self.weights = e.slots(core, Memory.WEIGHT, part.weights, t.weight_slot_bytes, t.weight_slots)
         words = pads.accumulator_words // 2 * 2 // t.accumulators
         self.accumulators = e.slots(core, Memory.ACCUMULATOR, 0, words, t.accumulators)
-        bank = pads.parameter_bytes // pads.parameter_banks
-        self.parameters = e.slots(core, Memory.PARAMETER, 0, bank, pads.parameter_banks)
+        bank, banks = pads.parameter_bytes // pads.parameter_banks, part.parameter_banks
+        self.parameters = e.slots(core, Memory.PARAMETER, banks.start * bank, bank, len(banks))
         self.fetched = 0  # units of weights
         blocks = blocks_of_core(f, t, core, e.config.cores)
         self.units = {key: unit for unit in units_of(f, t, blocks, e.config) for key in unit.offsets}
         together = groups_of(blocks, bank // PARAMETER_BYTES)
         self.groups = {b.first: (g[0].first, g[-1].first + g[-1].count) for g in together for b in g}
 
-    def step(self, step: _Step) -> None:
+    def step(self, step: Step) -> None:
         accumulators, _ = self.accumulators.take(step)
         for first, count in pieces_of(self.p.form, self.p.tiling):
             self._product(step, first, count, accumulators)
         self._requantize(step, accumulators)
         if step.block is step.stored[-1]:
-            self._store(step)
+            self.store(step)
 
-    def _product(self, step: _Step, first: int, count: int, accumulators: int) -> None:
+    def _product(self, step: Step, first: int, count: int, accumulators: int) -> None:
         f, e, core, tile, block = self.p.form, self.e, self.core, step.tile, step.block
         unit = self.units[block.first, first]
         weights, fresh = self.weights.take(unit.key)
@@ -117,7 +129,7 @@ class _Core:
             engine = (Engine.FETCH, Engine.LOAD)[self.fetched % self.p.tiling.weight_engines]
             load_blob(e, core, self.p.weights[unit.key], Memory.WEIGHT, weights, engine)
             self.fetched += 1
-        begin, held = self._image_channels(step, first, count)
+        begin, held = self.image_channels(step, first, count)
         image = self.images.take(tile, begin, held)
         skipped = (block.input if f.depthwise else block.input + first) - begin
         e.set(core, self.images.window(tile))
@@ -133,7 +145,7 @@ class _Core:
         )
         e.add(core, _as_depthwise(instruction) if f.depthwise else instruction)
 
-    def _image_channels(self, step: _Step, first: int, count: int) -> tuple[int, int]:
+    def image_channels(self, step: Step, first: int, count: int) -> tuple[int, int]:
         """Begin and number of the image's channels that are loaded for a product."""
         f, whole, block = self.p.form, self.p.tiling.whole_image, step.block
         if not f.depthwise:
@@ -141,7 +153,7 @@ class _Core:
         group = step.stored if whole else (block,)
         return group[0].input, group[-1].input + group[-1].count - group[0].input
 
-    def _requantize(self, step: _Step, accumulators: int) -> None:
+    def _requantize(self, step: Step, accumulators: int) -> None:
         """From accumulators to codes in the result."""
         p, f, e, core, tile, block = self.p, self.p.form, self.e, self.core, step.tile, step.block
         begin, end = self.groups[block.first]
@@ -151,7 +163,7 @@ class _Core:
             size = (end - begin) * PARAMETER_BYTES
             engine = Engine.FETCH if p.tiling.weight_engines == 1 else Engine.LOAD
             load(e, core, source, Memory.PARAMETER, parameters, [], size, engine)
-        local, row = self._result(step)
+        local, row = self.result(step)
         output = Output(
             lookup=False,
             out_bits=f.output.bits,
@@ -172,15 +184,15 @@ class _Core:
         )
         e.add(core, requantize)
 
-    def _result(self, step: _Step) -> tuple[int, int]:
+    def result(self, step: Step) -> tuple[int, int]:
         """Where the group's results lie, and the bytes of a pixel there."""
         first, last = step.stored[0], step.stored[-1]
         local, _ = self.results.take((step.tile, first.first))
         return local, self.p.form.output.bytes_for(last.first + last.count - first.first)
 
-    def _store(self, step: _Step) -> None:
+    def store(self, step: Step) -> None:
         p, f, tile, of = self.p, self.p.form, step.tile, self.p.form.output
-        local, row = self._result(step)
+        local, row = self.result(step)
         pitch = of.bytes_for(f.output_pitch or f.out_channels)
         pixel = ((tile.batch * f.out_height + tile.y) * f.out_width + tile.x) * pitch
         runs = [Run(tile.rows, f.out_width * pitch, tile.columns * row), Run(tile.columns, pitch, row)]

@@ -7,6 +7,7 @@ second half of them.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
@@ -48,9 +49,9 @@ def _choose(shape: Shape, config: NpuConfig, mechanisms: Mechanisms) -> Tiling |
         return found[0].tiling if found else None
     fastest, least, spent = found[0].tiling, inf, 0
     for candidate in found:
-        tried = trial(candidate.tiling, shape, config)
-        spent += tried.instructions
-        if (cycles := max(candidate.least, tried.cycles)) < least:
+        found_in = trial(candidate.tiling, shape, config)
+        spent += found_in.instructions
+        if (cycles := max(candidate.least, found_in.cycles)) < least:
             fastest, least = candidate.tiling, cycles
         if spent >= _BUDGET:
             break
@@ -104,33 +105,32 @@ class Trial:
 
 def trial(tiling: Tiling, shape: Shape, config: NpuConfig) -> Trial:
     """The layer alone on the simulator, or an estimate from its first steps."""
-    p = _without_data(tiling, shape, config)
-    steps = count_steps(p, config.cores)
+    p = without_data(tiling, shape, config)
+    return tried(lambda e, steps: emit_product(e, p, steps), count_steps(p, config.cores), config)
+
+
+def tried(emit: Callable[[Emitter, int | None], list[int]], steps: int, config: NpuConfig) -> Trial:
+    """emit: as `emit_product` (None: all steps) into any emitter; steps: how many there are."""
     e = Emitter(config, config)
-    ends = emit_product(e, p, min(steps, 4))
+    ends = emit(e, min(steps, 4))
     each = max(1, len(e.instructions) // len(ends))
-    tried = min(steps, max(4, _INSTRUCTIONS // each))
-    if tried > len(ends):
+    count = min(steps, max(4, _INSTRUCTIONS // each))
+    if count > len(ends):
         e = Emitter(config, config)
-        ends = emit_product(e, p, tried)
+        ends = emit(e, count)
     found, timing = _timed(e)
-    if tried == steps:
-        return Trial(_again(e, p) - timing.cycles, len(e.instructions))
+    if count == steps:
+        # The same layer once more behind it: what neighbours of a layer overlap with is not its own cost.
+        emit(e, None)
+        return Trial(_timed(e)[1].cycles - timing.cycles, len(e.instructions))
     finish = np.zeros(len(e.instructions))
     for spans, origin in zip(timing.spans, found.origin, strict=True):
         at = np.array(origin)
-        finish[at[at >= 0]] = spans.end[at >= 0]
+        np.maximum.at(finish, at[at >= 0], spans.end[at >= 0])
     reached = np.maximum.accumulate(finish)
-    first, middle, last = (reached[ends[n] - 1] for n in (0, tried // 2 - 1, -1))
-    pace = (last - middle) / (tried - tried // 2)
-    return Trial(float(last - first + pace * (steps - tried + 1)), len(e.instructions))
-
-
-def _again(e: Emitter, p: Product) -> int:
-    """Cycles with the same layer once more behind it: what neighbours of a layer overlap with is not its own
-    cost."""
-    emit_product(e, p)
-    return _timed(e)[1].cycles
+    first, middle, last = (reached[ends[n] - 1] for n in (0, count // 2 - 1, -1))
+    pace = (last - middle) / (count - count // 2)
+    return Trial(float(last - first + pace * (steps - count + 1)), len(e.instructions))
 
 
 def _timed(e: Emitter) -> tuple[Synchronised, Timing]:
@@ -139,7 +139,7 @@ def _timed(e: Emitter) -> tuple[Synchronised, Timing]:
     return found, time_program(found.program, replace(e.config, queue_depth=2 * len(e.instructions)))
 
 
-def _without_data(tiling: Tiling, shape: Shape, config: NpuConfig) -> Product:
+def without_data(tiling: Tiling, shape: Shape, config: NpuConfig) -> Product:
     """The layer with everything somewhere."""
     f = shape.form
     at = {False: 0, True: 0}

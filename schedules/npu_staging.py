@@ -11,7 +11,7 @@ DRAM delivers before its place is free is staged; what is late anyway goes strai
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field, replace
 from math import ceil
 
@@ -57,15 +57,23 @@ class Room:
 
     size: int
     taken: list[tuple[int, int, int, int]]
+    _sorted: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
 
     def find(self, size: int, first: int, last: int) -> int | None:
         """Where so many bytes are free from layer `first` to `last`."""
         at = 0
-        for begin, end in sorted((b, e) for b, e, f, t in self.taken if f <= last and first <= t):
-            if at + size <= begin:
-                break
-            at = max(at, end)
+        for begin, end, since, until in self._by_begin():
+            if since <= last and first <= until:
+                if at + size <= begin:
+                    break
+                at = max(at, end)
         return at if at + size <= self.size else None
+
+    def _by_begin(self) -> list[tuple[int, int, int, int]]:
+        """What is taken; rows are only ever added."""
+        for row in self.taken[len(self._sorted) :]:
+            insort(self._sorted, row)
+        return self._sorted
 
 
 @dataclass(slots=True)

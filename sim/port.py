@@ -13,6 +13,13 @@ def fair_shares(wanted: list[float]) -> list[float]:
     """Max-min fair parts of 1 for transfers that could take up to `wanted` each, at most 1."""
     if len(wanted) == 1:
         return [wanted[0]]
+    if len(wanted) == 2:
+        a, b = wanted
+        if a <= b:
+            a = min(a, 0.5)
+            return [a, min(b, 1.0 - a)]
+        b = min(b, 0.5)
+        return [min(a, 1.0 - b), b]
     shares = list(wanted)
     left, waiting = 1.0, len(wanted)
     for i in sorted(range(len(wanted)), key=wanted.__getitem__):

@@ -75,15 +75,20 @@ class Requests:
     def _carry_on(self, bursts: int, own: _Chain) -> None:
         port = self.port
         chains, (_, outstanding, burst, period) = self.chains[port], self.sides[port]
-        found, late = [(self.rounds, own)], self.late[port] * min(1.0, bursts / outstanding)
-        for rounds, used in chains:
-            whole, rest = divmod(used + bursts - 1, outstanding)
-            rounds += whole * period + late
-            found.append((rounds + (rest + 1) * burst, (rounds, rest + 1)))
-            late = 0.0
+        found = [(self.rounds, own)]
         if chains:
+            late = self.late[port]
+            if bursts < outstanding:
+                late *= bursts / outstanding
+            self.carried = -inf
+            for rounds, used in chains:
+                whole, rest = divmod(used + bursts - 1, outstanding)
+                rounds += whole * period + late
+                end = rounds + (rest + 1) * burst
+                self.carried = max(self.carried, end)
+                found.append((end, (rounds, rest + 1)))
+                late = 0.0
             found.sort(reverse=True)
-        self.carried = max((end for end, chain in found if chain is not own), default=inf)
         self.rounds, latest = found[0]
         most, least = latest[1], self.rounds - (period - outstanding * burst)
         chains[:], self.late[port] = [latest], 0.0

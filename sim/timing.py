@@ -168,25 +168,22 @@ class _Loop:
     def run(self) -> None:
         for core in range(len(self.next)):
             self._dispatch(core, 0)
-        when = self.when
+        when, count = self.when, len(self.current)
         while (now := min(when)) != _NEVER:
             while now in when:
                 # The first of those to which something happens now, again and again: one may move others.
-                self._happen(when.index(now), now)
+                event = when.index(now)
+                when[event] = _NEVER
+                if event >= count:
+                    self.woken |= 1 << event - count
+                elif self.joining[event]:
+                    self._join(event, self.current[event], now)
+                else:
+                    self._end(event, self.current[event], now)
             self._start_all(now)
         for core, number in enumerate(self.next):
             if number < self.threads.first[core + 1]:
                 self._deadlock(core)
-
-    def _happen(self, event: int, now: int) -> None:
-        self.when[event] = _NEVER
-        thread = event % len(self.current)
-        if event != thread:
-            self.woken |= 1 << thread
-        elif self.joining[thread]:
-            self._join(thread, self.current[thread], now)
-        else:
-            self._end(thread, self.current[thread], now)
 
     def _join(self, thread: int, number: int, now: int) -> None:
         """The first burst of a transfer can pass."""
@@ -212,16 +209,18 @@ class _Loop:
                 woken |= self.at_token[token]
                 self.at_token[token] = 0
         self.woken, self.at_banks = woken, 0
-        flight, kept = self.flights[thread], 0
+        flight = self.flights[thread]
         flight.popleft()
-        for other in flight:
-            kept |= costs.banks[other]
-        self.busy &= ~self.banks[thread] | kept
-        self.banks[thread] = kept
         if flight:
+            kept = 0
+            for other in flight:
+                kept |= costs.banks[other]
+            self.busy &= ~self.banks[thread] | kept
+            self.banks[thread] = kept
             self._turn_to(thread, flight[0], now)
         else:
-            self.current[thread], self.since[thread] = _NOTHING, now
+            self.busy &= ~self.banks[thread]
+            self.banks[thread], self.current[thread], self.since[thread] = 0, _NOTHING, now
 
     def _turn_to(self, thread: int, number: int, now: int) -> None:
         """The engine is done with all before an instruction, which has begun."""
@@ -242,19 +241,21 @@ class _Loop:
         if (members := self.members.get(woken)) is None:
             members = tuple(t for t in range(len(self.queues)) if woken >> t & 1)
             self.members[woken] = members
+        queues, free, stages, flights = self.queues, self.free, self.stage, self.flights
+        banks, alone, most = self.costs.banks, self.costs.alone, self.most
         for thread in members:
-            queue = self.queues[thread]
-            if not queue or self.free[thread] > now:
+            queue = queues[thread]
+            if not queue or free[thread] > now:
                 continue
             number = queue[0]
-            if not self._has_place(thread, number):
-                continue
-            stage = self.stage[thread]
+            if len(flights[thread]) >= most[thread] and alone[number]:
+                continue  # no place among those that the engine has begun
+            stage = stages[thread]
             if stage == _ARRIVES and not self._arrived(thread, number, now):
                 continue
             if stage != _BANKS and not self._take_tokens(thread, number, now):
                 continue
-            if self.busy & ~self.banks[thread] & self.costs.banks[number]:
+            if self.busy & ~self.banks[thread] & banks[number]:
                 self.at_banks |= 1 << thread
                 continue
             queue.popleft()

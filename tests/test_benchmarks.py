@@ -1,6 +1,7 @@
 """The benchmarks measure what they say: laws of the arithmetic and of the turns, never a time."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -134,6 +135,17 @@ def test_peers_run_from_the_command_line() -> None:
     rows = json.loads(done.stdout)["measurements"]
     assert [row["contender"] for row in rows[:2]] == ["onnxruntime int8", "onnxruntime fp32"]
     assert all(len(row["slots_ms"]) == 2 and min(row["slots_ms"]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_opencl_libraries_are_timed_beside_those_of_the_cpu() -> None:
+    pytest.importorskip("pyopencl", reason="pyopencl is not installed: pip install 'bitloom[mali]'")
+    command = [sys.executable, "-m", "benchmarks.mali", str(LETTERS), "--rounds", "2", "--slot-seconds", "0"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    first, opencl, cpu, *peers = done.stdout.splitlines()
+    assert re.fullmatch(r"letters: create \d+\.\d\d s, from the file .* ms, at best .* ms \(.*%\)", first)
+    assert "bitloom OpenCL" in opencl and "bitloom CPU" in cpu
+    assert all(re.search(r"bitloom OpenCL / this \d+\.\d\d \(.* \.\. .*\)$", row) for row in [cpu, *peers])
 
 
 def test_profile_accounts_for_every_step_and_every_product(tmp_path: Path) -> None:

@@ -15,7 +15,13 @@ import pytest
 import bitloom
 from bitloom.device import DeviceModel
 from bitloom.library_files import LoadError
+from bitloom.verification import read_graph
+from compiler.driver import no_progress
 from compiler.ir.diagnostics import BitloomError
+from schedules.mali import gpu_plan
+from schedules.mali_loops import ClLoopsPlan
+from targets import target_named
+from targets.mali import MaliBuild
 from tests import opencl_shim
 from tests.command_line import bitloom as command_line
 from tests.loopback_sshd import loopback_sshd
@@ -94,6 +100,30 @@ def test_every_layer_is_exact(device: Path) -> None:
     assert all("floats" in row["reason"] for row in manifest["on_cpu"])
 
 
+def test_long_rows_are_computed_in_phases(device: Path, tmp_path: Path) -> None:
+    """A softmax of 405 values and their mean, side by side, through one place of scratch memory."""
+    nodes = [
+        node("Flatten", "x", "row"),
+        node("Softmax", "row", "y", axis=-1),
+        node("ReduceMean", "row", "m", axes=[1], keepdims=1),
+    ]
+    model = save(make_model(nodes, {"x": (1, CHANNELS, SIZE, SIZE)}, ["y", "m"], {}), tmp_path)
+    artifact = bitloom.compile(
+        model, calibration=list(SAMPLES), target="mali/generic@host", output=tmp_path / "out"
+    )
+    assert artifact.manifest["scratch_bytes_per_thread"] == 0
+    build = target_named("mali/generic@host").build(read_graph(artifact.path), no_progress)
+    assert isinstance(build, MaliBuild)
+    plans = [plan for plan in map(gpu_plan, build.program.kernels().values()) if plan is not None]
+    launches = {p.form.name: len(p.kernels) for p in plans if isinstance(p, ClLoopsPlan)}
+    assert (launches["softmax"], launches["mean"]) == (3, 2)
+    found = bitloom.verify(artifact.path, [{"x": x} for x in SAMPLES])
+    assert found.difference is None, str(found.difference)
+    with DeviceModel(next(artifact.path.glob("*.json"))) as loaded:
+        times = [t for step, t in loaded.device_times(SAMPLES[0]) if "softmax" in step.kernel]
+        assert len(times) == 1 and times[0] > 0  # of all its launches
+
+
 def test_every_platform_is_exact(device: Path) -> None:
     """PoCL as the system has it, and as pyopencl brings it."""
     cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed: pip install 'bitloom[mali]'")
@@ -152,8 +182,6 @@ def test_a_library_for_a_cpu_has_no_device(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    from targets import target_named
-
     with pytest.raises(BitloomError, match="GPUs are generic, t860"):
         target_named("mali/g99@host")
     with pytest.raises(BitloomError, match="known targets"):

@@ -352,6 +352,9 @@ def test_a_model_is_tuned_and_its_library_uses_what_was_found(device: OpenClDevi
     assert manifest["tuning"]["devices"] == [device.fingerprint]
     assert 0 < manifest["tuning"]["tuned"] <= manifest["tuning"]["kernels"]
     assert manifest["estimate"]["gpu"] == "generic" and manifest["estimate"]["seconds"] > 0
+    done = run(folder, "compile", "m.onnx", "-c", "x.npz", *target, "-o", "out", "-q")
+    assert "estimate, not measured: kernels take " in done.stdout
+    assert f"kernels planned by records of {device.fingerprint}" in done.stdout
     done = run(folder, "verify", "out", "--runner", "opencl", "--samples", "1")
     assert done.code == 0, done.stderr
     done = run(folder, "inspect", "out")

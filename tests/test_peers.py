@@ -15,7 +15,7 @@ from benchmarks.cpuid import INSTRUCTION_SETS, InstructionSet, build_limit, why_
 from benchmarks.engines import RefusedError
 from benchmarks.engines.serve import Job, parse_job
 from benchmarks.host_latency import Measurement, fastest
-from benchmarks.peers import ALL, LITERT, OPENVINO, Peer
+from benchmarks.peers import LITERT, NCNN, OPENVINO, Peer
 from schedules.machines import host_features, host_without, machine_named
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +39,25 @@ thread = threading.Thread(target=lambda: found.extend(read(*leaf) for leaf in le
 thread.start()
 thread.join()
 print(json.dumps([before, after, found]))
+"""
+
+
+_NCNN = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from benchmarks.case import Case
+from benchmarks.engines import RefusedError, ncnn
+folder = Path(sys.argv[1])
+case = Case.load(folder)
+engine = ncnn.Engine(sys.argv[2])
+prepared = engine.prepare(case, folder)
+floats = ncnn.Engine("cpu").open(prepared.with_name("model.ncnn.param"), case, 1)()
+try:
+    codes = engine.open(prepared, case, 1)()
+    print(json.dumps({"codes": codes.ravel().tolist(), "floats": floats.ravel().tolist()}))
+except RefusedError as refusal:
+    print(json.dumps({"refused": str(refusal)}))
 """
 
 
@@ -163,7 +182,7 @@ def test_a_contender_that_dies_says_why(tmp_path: Path) -> None:
         Contender("nobody", "nobody").prepare(case, tmp_path)
 
 
-@pytest.mark.parametrize("peer", ALL.values(), ids=lambda peer: peer.name)
+@pytest.mark.parametrize("peer", [OPENVINO, LITERT], ids=lambda peer: peer.name)
 def test_a_peer_that_is_not_installed_is_left_out_with_the_remedy(
     peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,3 +221,24 @@ def test_openvino_serves_slots(tmp_path: Path) -> None:
 def test_fastest_is_by_median() -> None:
     rows = [Measurement("m", 1, 0.0, str(i), ms) for i, ms in enumerate([(1, 9, 9), (5, 5, 5), (6, 6, 1)])]
     assert fastest(rows).contender == "1"
+
+
+@pytest.mark.parametrize("device", ["cpu", "vulkan"])
+def test_ncnn_computes_the_model_in_codes(device: str, tmp_path: Path) -> None:
+    """Near what floats give, and not the same."""
+    if NCNN.python is None:
+        pytest.skip(f"ncnn is not installed; {NCNN.remedy}")
+    load_case(str(LETTERS), tmp_path).save(tmp_path)
+    done = subprocess.run(
+        [NCNN.python, "-c", _NCNN, str(tmp_path), device],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if "refused" in answer:
+        pytest.skip(answer["refused"])
+    found, expected = (np.array(answer[key]) for key in ("codes", "floats"))
+    assert np.corrcoef(found, expected)[0, 1] > 0.95
+    assert (found != expected).any()

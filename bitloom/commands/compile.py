@@ -185,6 +185,11 @@ def _print(artifact: Artifact, json: bool) -> None:
         devices = "; ".join(tuning["devices"])
         what = "layers" if of_npu else "kernels"
         print(f"{tuning['tuned']} of {tuning[what]} {what} planned by records of {devices}")
+    if (estimate := manifest.get("estimate")) is not None:
+        gpu = f"a {estimate['gpu']} of {estimate['cores']} cores"
+        print(
+            f"estimate, not measured: kernels take {estimate['seconds'] * 1e3:.3f} ms on {gpu} (see inspect)"
+        )
     for note in manifest["notes"]:
         print(f"note: {note['layer']}: {note['text']}")
     for left in manifest.get("host", []):

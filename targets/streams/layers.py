@@ -16,7 +16,7 @@ from compiler.ops.pooling import AveragePool2D, MaxPool2D
 from compiler.ops.reduction import Mean, ReduceMax
 from compiler.ops.resize import ResizeBilinear
 from schedules.npu_blocks import pack_channel_parameters, pack_weights, weight_ratio
-from schedules.npu_emit import Blob, Emitter
+from schedules.npu_emit import Address, Blob, Emitter
 from schedules.npu_finish import SIGN_ZERO
 from schedules.npu_product import Product, emit_product
 from schedules.npu_search import choose_tiling
@@ -67,28 +67,50 @@ class ProductLayer:
     )
 
     def emit(self, e: Emitter, call: KernelCall, memory: Memory) -> None:
-        form, constants = call.lowered.form, call.lowered.constants
-        assert isinstance(form, Convolution)
-        image = memory.address(memory.place(call.reads[0]), form.input.dtype.itemsize)
-        result = memory.address(call.places[0], form.output.dtype.itemsize)
-        ratio = weight_ratio(constants["weight"], form.weight.bits)
-        late = e.expects == e.config or waits_for_weights(form, ratio, e.config)
-        shape = Shape(form, image.dram, result.dram, ratio, late)
+        image, result = image_of(call, memory), result_of(call, memory)
+        shape = shape_of(e, call, image.dram, result.dram)
         tiling = e.chosen.tilings.get(e.layer) or _tiling(shape, e)
         e.products[e.layer] = shape, tiling
-        weights = {
-            key: _blob(memory, packed)
-            for key, packed in pack_weights(form, tiling, constants["weight"], e.config)
-        }
-        zero_in, zero_out, low, high = (int(n) for n in constants["parameters"])
-        if form.output is ElementType.I32:
-            zero_out, low, high = 0, 0, 0  # unused: results are the accumulators
-        elif form.output is ElementType.B1:
-            zero_out = SIGN_ZERO
-        parameters = memory.constant(pack_channel_parameters(form, constants))
-        emit_product(
-            e, Product(form, tiling, image, result, weights, parameters, zero_in, zero_out, low, high)
-        )
+        emit_product(e, product_of(e, call, memory, tiling, image, result))
+
+
+def convolution_of(call: KernelCall) -> Convolution:
+    form = call.lowered.form
+    assert isinstance(form, Convolution)
+    return form
+
+
+def image_of(call: KernelCall, memory: Memory) -> Address:
+    return memory.address(memory.place(call.reads[0]), convolution_of(call).input.dtype.itemsize)
+
+
+def result_of(call: KernelCall, memory: Memory) -> Address:
+    return memory.address(call.places[0], convolution_of(call).output.dtype.itemsize)
+
+
+def shape_of(e: Emitter, call: KernelCall, image_dram: bool, result_dram: bool) -> Shape:
+    form = convolution_of(call)
+    ratio = weight_ratio(call.lowered.constants["weight"], form.weight.bits)
+    late = e.expects == e.config or waits_for_weights(form, ratio, e.config)
+    return Shape(form, image_dram, result_dram, ratio, late)
+
+
+def product_of(
+    e: Emitter, call: KernelCall, memory: Memory, tiling: Tiling, image: Address, result: Address
+) -> Product:
+    """With its constants in memory."""
+    form, constants = convolution_of(call), call.lowered.constants
+    weights = {
+        key: _blob(memory, packed)
+        for key, packed in pack_weights(form, tiling, constants["weight"], e.config)
+    }
+    zero_in, zero_out, low, high = (int(n) for n in constants["parameters"])
+    if form.output is ElementType.I32:
+        zero_out, low, high = 0, 0, 0  # unused: results are the accumulators
+    elif form.output is ElementType.B1:
+        zero_out = SIGN_ZERO
+    parameters = memory.constant(pack_channel_parameters(form, constants))
+    return Product(form, tiling, image, result, weights, parameters, zero_in, zero_out, low, high)
 
 
 def _tiling(shape: Shape, e: Emitter) -> Tiling:

@@ -81,8 +81,8 @@ class StreamCall:
 
 @dataclass(frozen=True)  # no slots: a cached property
 class NpuModel:
-    """read_graph: gives the graph, which times alone do not need. locations: of all values that are not
-    constants, by name. constants: DRAM from byte 0."""
+    """read_graph: gives the graph, which times alone do not need. locations: by name, of all values that are
+    not constants and leave the cores. constants: DRAM from byte 0."""
 
     name: str
     read_graph: Callable[[], Graph]
@@ -118,10 +118,11 @@ def model_of(program: NpuProgram, name: str) -> NpuModel:
         return HostCall(*names(p), p.refusal)
 
     def stream(step: StreamStep) -> StreamCall:
-        layers = [StreamLayer(*names(p), p.call.completes) for p in step.planned]
+        layers = [StreamLayer(*names(p), p.call.completes and not p.kept) for p in step.planned]
         return StreamCall(step.program, tuple(layers), step.numbers)
 
-    locations = {v.name: located(v, p) for v, p in program.places.items()}
+    places = program.places.items()
+    locations = {v.name: located(v, p) for v, p in places if p.buffer in program.memories}
     steps = tuple(host(s.planned) if isinstance(s, HostStep) else stream(s) for s in program.steps)
     graph = program.graph
     return NpuModel(name, lambda: graph, program.config, locations, steps, program.dram, program.host_bytes)

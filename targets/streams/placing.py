@@ -20,11 +20,13 @@ from targets.streams.model import DRAM, HOST, SRAM
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A call and who takes it. refusal: why the host does (None: the NPU does)."""
+    """A call and who takes it. refusal: why the host does (None: the NPU does). kept: its result lies in the
+    cores alone, and the next call computes it."""
 
     call: KernelCall
     layer: Layer | None
     refusal: str | None
+    kept: bool = False
 
 
 @dataclass(slots=True)
@@ -59,13 +61,15 @@ def place_tensors(planned: list[Planned], places: Mapping[Value, Place], config:
     """Tensors that the NPU touches lie in SRAM, the largest ones in DRAM where not all fit; others at the
     host."""
     spans: dict[StorageBuffer, tuple[int, int, bool]] = {}
+    kept = {place.buffer for p in planned if p.kept for place in p.call.places}
     for index, p in enumerate(planned):
         values = [*p.call.reads, *p.call.node.outputs]
         buffers = [*(places[v].buffer for v in values), *(place.buffer for place in p.call.places)]
-        for buffer in buffers:
+        for buffer in (b for b in buffers if b not in kept):
             first, _, device = spans.get(buffer, (index, index, False))
-            spans[buffer] = (first, index, device or p.layer is not None)
-    for buffer in {place.buffer for place in places.values()} - spans.keys():
+            last = index + p.kept  # with what is kept, the next call reads it
+            spans[buffer] = (first, last, device or p.layer is not None)
+    for buffer in {place.buffer for place in places.values()} - spans.keys() - kept:
         spans[buffer] = (0, len(planned), False)
     for buffer, (first, last, device) in spans.items():
         # The caller's tensors are there before the first step and after the last one.
