@@ -101,7 +101,8 @@ def _cycles(found: Tally, kernel: ClKernel, machine: GpuMachine) -> float:
     lost = spilled(found.registers, group, machine)
     arithmetic = items * (found.operations + found.dots) / machine.lanes
     lines = _lines(found.accesses, kernel, machine)
-    lines += 2 * found.rounds * _line_count(4 * lost, machine.warp, 4 * lost, machine)
+    # Each is stored and loaded once where loads are waited for, words of neighbours side by side.
+    lines += 2 * lost * found.rounds * _line_count(4, machine.warp, 4, machine)
     resident = min(items, machine.threads * occupancy(found.registers, machine))
     waiting = items / resident * found.rounds * _LATENCY_CYCLES
     return max(arithmetic, warps * lines, waiting)

@@ -165,6 +165,19 @@ def test_occupancy_falls_with_registers(machine: GpuMachine, registers: int, gro
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
+@given(whole_layers(), machines, st.sampled_from([1, 2, 4, 8]), st.sampled_from(["registers", "threads"]))
+def test_a_machine_of_fewer_registers_is_no_faster(
+    form: Convolution, machine: GpuMachine, tile: int, halved: str
+) -> None:
+    form = replace(form, out_channels=2 * form.out_channels)
+    smaller = replace(machine, **{halved: getattr(machine, halved) // 2})
+    [now], [then] = (estimates(planned(form, m, tile, tile)) for m in (machine, smaller))
+    assert then.cycles >= now.cycles
+    if halved == "registers" and now.registers > machine.registers:
+        assert spilled(now.registers, 16, smaller) > spilled(now.registers, 16, machine)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(whole_layers(), machines, st.sampled_from([4, 8]))
 def test_depthwise_kernels_load_what_neighbours_share_once(
     form: Convolution, machine: GpuMachine, lanes: int

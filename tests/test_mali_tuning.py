@@ -156,7 +156,7 @@ def test_every_template_has_a_form() -> None:
 def device() -> Iterator[OpenClDevice]:
     given: FormConstants = {form: constants_for(form) for form in SOFTMAXES.values()}
     try:
-        device = OpenClDevice("", given, build_seconds=60.0, run_seconds=10.0)
+        device = OpenClDevice("", given, build_seconds=60.0, run_seconds=20.0)
     except BitloomError as error:
         pytest.skip(error.message)
     yield device
@@ -176,7 +176,7 @@ def measured(device: OpenClDevice, plans: list[Any]) -> list[Measurement]:
 
 FAULTS = {
     "crashing": (Outcome.CRASHED, "SIGSEGV"),
-    "hanging": (Outcome.HUNG, "no answer within 10 s"),
+    "hanging": (Outcome.HUNG, "no answer within 20 s"),
     "wrong": (Outcome.WRONG, "1 of 4096 elements of y are wrong, the first at (17,)"),
     "trespassing": (Outcome.WRONG, "it wrote beside y"),
     "unbuildable": (Outcome.NOT_BUILT, "nothing"),
@@ -197,7 +197,7 @@ def test_a_fault_is_an_outcome_and_the_next_candidate_is_measured(device: OpenCl
 def test_costs_are_seconds_of_the_device(device: OpenClDevice) -> None:
     quick, slow = measured(device, [PlantedGpuPlan("sound"), PlantedGpuPlan("slow")])
     assert device.unit is Unit.SECONDS and device.parallel == 1
-    assert 0 < quick.cost < slow.cost < 10
+    assert 0 < quick.cost < slow.cost
     assert "driver" in device.fingerprint
 
 
@@ -288,7 +288,7 @@ def test_compilers_of_drivers_may_fail(
     shim = opencl_shim.shim(tmp_path, "#include <stdlib.h>", f"{BUILD} {{ {body} }}")
     monkeypatch.setenv("BITLOOM_OPENCL", str(shim))
     try:
-        bad = OpenClDevice(build_seconds=3.0, memory_bytes=1 << 30)
+        bad = OpenClDevice(build_seconds=3.0 if "3 s" in words else 60.0, memory_bytes=1 << 30)
     except BitloomError as error:  # the system has no driver of its own
         pytest.skip(error.message)
     try:
