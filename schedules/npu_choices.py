@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from schedules.npu_staging import Staging
+from schedules.npu_room import Staging
 from schedules.npu_tiling import Tiling
 
 

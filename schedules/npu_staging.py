@@ -11,14 +11,15 @@ DRAM delivers before its place is free is staged; what is late anyway goes strai
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 
 from compiler.lowering.memory_plan import aligned
 from schedules.npu_demands import Demand, InstructionTimes, Written, demand_of, demanded, instruction_times
+from schedules.npu_room import BANKS, PLAIN, Room, Staging, reserved
 from sim.config import NpuConfig
 from sim.durations import transfer_cycles
 from sim.fields import Column
@@ -26,54 +27,7 @@ from sim.isa import Engine, Instruction, Load, LocalStrides, Memory, Store, Stri
 from sim.timing import Times
 from sim.tokens import Synchronised
 
-LEAST_BANKS = 6  # of the activation memory: two are kept for staging
-BANKS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Staging:
-    """How copies are planned.
-
-    idle: LOAD fetches copies where it is busy for less than that part of the time FETCH would be. window:
-    cycles to either side of a demand in which that is looked at. margin: of a transfer, how much later than
-    planned data may arrive without delaying STORE. even: what takes several pieces is cut into equal ones.
-    shares: LOAD fetches copies also between rows whose elements it spreads, and what it fetches counts as
-    time in which it is busy.
-    """
-
-    idle: float = 0.8
-    window: float = 3000.0
-    margin: float = 0.1
-    even: bool = False
-    shares: bool = False
-
-
-PLAIN = Staging()
-
-
-@dataclass(slots=True)
-class Room:
-    """Free space of SRAM. taken: rows of (begin, end, first and last layer) that other data take."""
-
-    size: int
-    taken: list[tuple[int, int, int, int]]
-    _sorted: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
-
-    def find(self, size: int, first: int, last: int) -> int | None:
-        """Where so many bytes are free from layer `first` to `last`."""
-        at = 0
-        for begin, end, since, until in self._by_begin():
-            if since <= last and first <= until:
-                if at + size <= begin:
-                    break
-                at = max(at, end)
-        return at if at + size <= self.size else None
-
-    def _by_begin(self) -> list[tuple[int, int, int, int]]:
-        """What is taken; rows are only ever added."""
-        for row in self.taken[len(self._sorted) :]:
-            insort(self._sorted, row)
-        return self._sorted
+_NOTABLE = 16  # cycles: what is shorter is no reason to wait
 
 
 @dataclass(slots=True)
@@ -95,30 +49,6 @@ class _Core:
     slots: list[int] = field(default_factory=lambda: [0] * BANKS)
     next: int = 0
     layer: int = 0
-
-
-def reserved(config: NpuConfig) -> NpuConfig:
-    """What is left for layers: the last banks of the activation memory are kept for copies."""
-    pads = config.scratchpad
-    if pads.activation_banks < LEAST_BANKS:
-        return config
-    banks, bank = pads.activation_banks - BANKS, pads.activation_bytes // pads.activation_banks
-    return replace(config, scratchpad=replace(pads, activation_banks=banks, activation_bytes=banks * bank))
-
-
-def expected(config: NpuConfig) -> NpuConfig:
-    """What the tiling of a layer without tensors in DRAM should reckon with: constants come at the rate of
-    SRAM, behind the latency of DRAM for those that were not copied."""
-    sram, latency = config.sram, config.dram.read_latency_cycles
-    rounds = sram.read_outstanding * sram.burst_bytes / (sram.read_latency_cycles + sram.burst_cycles)
-    rate = min(rounds, sram.bytes_per_cycle)
-    outstanding = ceil(latency * rate / sram.burst_bytes) + 1
-    return replace(
-        config,
-        dram=replace(
-            config.dram, bytes_per_cycle=rate, burst_bytes=sram.burst_bytes, read_outstanding=outstanding
-        ),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +82,7 @@ def stage(
     if not numbers or spread:
         return None
     times = instruction_times(found, config, numbers, len(written.instructions))
-    plan = _Plan(written, config, room, times, staging, frozenset(numbers) if staging.shares else frozenset())
+    plan = _Plan(written, config, room, times, staging, frozenset(numbers))
     plan.serve(sorted((demand_of(n, written, times) for n in numbers), key=lambda d: d.start))
     return Staged(plan.written(), times.cycles) if plan.copies else None
 
@@ -191,7 +121,8 @@ class _Plan:
         self.inserted: dict[int, list[tuple[int, int, Instruction]]] = {}
         self.delays: list[tuple[float, float]] = [(0.0, 0.0)]
         self.idle = [staging.idle for _ in cores]
-        self.loads = [self._loads(core, times, planned) for core in cores]
+        self.loads = [self._loads(core, times, planned if staging.shares else frozenset()) for core in cores]
+        self.opens = [self._opens(core, times, planned) for core in cores]
         self.shared: list[list[tuple[float, float]]] = [[] for _ in cores]
         self.cores = [_Core() for _ in cores]
 
@@ -211,6 +142,22 @@ class _Plan:
             and n not in planned
         ]
         return times.start[mine], np.concatenate([[0.0], np.cumsum(times.quick[mine])])
+
+    def _opens(self, core: int, times: InstructionTimes, planned: frozenset[int]) -> Column:
+        """For each position, the next one at which FETCH may begin with a copy."""
+        found = np.arange(len(self.starts) + 1)
+        if not self.staging.pauses:
+            return found
+        ends: dict[int, tuple[int, int]] = {}
+        for position, number in enumerate(self.order.tolist()):
+            of, instruction = self.before.instructions[number]
+            mine = of == core and instruction.runs_on is Engine.FETCH and number not in planned
+            if mine and times.quick[number] >= _NOTABLE:
+                layer = self.before.layers[number]
+                ends[layer] = (ends.get(layer, (position, 0))[0], position)
+        for first, last in sorted(ends.values(), reverse=True):
+            found[first : last + 1] = found[last + 1]
+        return found
 
     def serve(self, demands: list[Demand]) -> None:
         busy, end = [0.0] * self.config.cores, float(self.starts[-1]) + 1
@@ -267,7 +214,8 @@ class _Plan:
     def _copy(self, d: Demand, due: float) -> _Copy | None:
         """A copy for a demand, if that is faster and there is room."""
         core, limit = self.cores[d.core], int(self.position[d.number])
-        begin, place = core.free, self._position(core.free)
+        begin = self._opened(d.core, core.free)
+        place = self._position(begin)
         if place > limit or self._copied(d, begin)[-1][2] >= max(begin, due) + d.slow - d.quick:
             return None
         found = self._room(d, int(self.incomplete[place]))
@@ -277,14 +225,14 @@ class _Plan:
         opened = int(np.searchsorted(self.incomplete, first))
         if opened > place:
             place, begin = opened, max(begin, self._real(float(self.starts[opened])))
-        pieces, behind = self._copied(d, begin), begin + sum(self._cycles(n) for n in self._sizes(d))
+        pieces = self._copied(d, begin)
         if pieces[-1][2] >= max(core.free, due) + d.slow - d.quick:
             return None
         spots: list[tuple[int, int, int]] = []
         slots, layer = list(core.slots), core.layer
         for number, (at, stored, _) in enumerate(pieces):
             slot = (core.next + number) % BANKS
-            fetch = max(place, slots[slot], self._position(at))
+            fetch = int(self.opens[d.core][max(place, slots[slot], self._position(at))])
             store = max(fetch, self._position(stored))
             store = max(fetch, min(store, limit))
             slots[slot] = store
@@ -295,7 +243,7 @@ class _Plan:
         core.slots, core.layer = slots, layer
         self._insert(d, address, spots)
         core.next = (core.next + len(pieces)) % BANKS
-        core.free = behind
+        core.free = pieces[-1][0] + self._cycles(self._sizes(d)[-1])
         self.room.taken.append((address, address + aligned(d.size), first, self.last[d.key]))
         self.copies[d.key] = _Copy(address, d.core, layer, pieces[-1][2])
         return self.copies[d.key]
@@ -324,13 +272,21 @@ class _Plan:
         found: list[tuple[float, float, float]] = []
         port, issue = self.config.sram, self.config.issue_cycles
         for size in self._sizes(d):
-            cycles = self._cycles(size)
+            begin, cycles = self._opened(d.core, begin), self._cycles(size)
             stored = begin + (1 + self.staging.margin) * cycles
             latency, outstanding = port.write_latency_cycles, port.write_outstanding
             tail = _transfer(size, port.burst_bytes, port.burst_cycles, latency, outstanding)
             found.append((begin, stored, stored + issue + tail))
             begin += cycles
         return found
+
+    def _opened(self, core: int, time: float) -> float:
+        """When FETCH may begin with a copy, from a time on."""
+        place = min(self._position(time), len(self.starts))
+        after = int(self.opens[core][place])
+        if after == place:
+            return time
+        return max(time, self._real(float(self.starts[after]))) if after < len(self.starts) else inf
 
     def _cycles(self, size: int) -> float:
         """Of a transfer from DRAM."""

@@ -78,8 +78,11 @@ class NpuTarget:
 
     def check_place(self, place: Place) -> None:
         """See `targets.tunable`, as for the next three."""
-        if place.boards or place.tracker:
-            raise BitloomError(f'target "{self.name}" is simulated on this computer', "leave out --board")
+        if place.boards or place.tracker or place.runner:
+            raise BitloomError(
+                f'target "{self.name}" is simulated on this computer',
+                "leave out --board, --tracker and --runner",
+            )
         if place.threads > 1:
             raise BitloomError(f'target "{self.name}" has no threads', "leave out --threads")
 

@@ -14,11 +14,12 @@ from compiler.numerics.element import ElementType
 from compiler.numerics.quantization import Quantization, QuantizedType
 from compiler.ops.contraction import bias_type
 from compiler.ops.convolution import Conv2D
+from compiler.ops.elementwise import Add
 from compiler.ops.shape import Transpose
-from schedules.npu_choices import Choices
+from schedules.npu_choices import Choices, Manner
 from schedules.npu_demands import Written, demanded
 from schedules.npu_dispatch import in_order_of_start
-from schedules.npu_staging import Room, Staging
+from schedules.npu_room import Room, Staging
 from schedules.tuning.measure import Outcome
 from sim.checker import check
 from sim.config import load_config, preset_names
@@ -148,6 +149,48 @@ def test_both_engines_fetch_copies_where_they_share(graph: Graph, idle: float) -
         loads.append(sum(i.memory in constants and not i.dram for i in mine))
     assert loads[1] > 0
     assert graph.name != "turned" or loads[1] > loads[0]
+
+
+def summed() -> Graph:
+    """A sum of two images, for which FETCH brings one, before layers with many weights."""
+    graph = Graph("summed")
+    x = graph.add_input("x", quantized((1, 64, 64, 16), I8))
+    y = convolved(graph, x, 16, 1, 0)
+    (y,) = graph.append(Add(None, I8), [x, y], Location(("sum",)), ["s"])
+    for number, (outputs, stride) in enumerate(((32, 4), (64, 4), (128, 1), (128, 1)), 1):
+        y = convolved(graph, y, outputs, stride, number)
+    graph.outputs.append(y)
+    return graph
+
+
+def fetched_during_the_sum(choices: Choices) -> tuple[int, int]:
+    """Loads of FETCH that belong to the sum, and how many copies are made between them."""
+    graph, config = summed(), load_config("npu-256")
+    measured = Network(graph, config).measure(choices)
+    assert measured.outcome is Outcome.MEASURED, measured.said
+    (step,) = lower_to_streams(graph, config, attempts=(choices,)).steps
+    assert isinstance(step, StreamStep)
+    mine = [
+        (i.dram, int(number))
+        for i, number in zip(step.program.streams[0].decode(), step.numbers[0], strict=True)
+        if isinstance(i, Load) and i.runs_on is Engine.FETCH and i.memory is Memory.ACTIVATION
+    ]
+    own = [at for at, (dram, number) in enumerate(mine) if not dram and number == 1]
+    return len(own), sum(dram for dram, _ in mine[own[0] : own[-1]]) if own else 0
+
+
+def test_copies_pause_while_fetch_brings_operands() -> None:
+    assert fetched_during_the_sum(Choices(stagings={0: Staging()}))[1] > 0
+    own, copies = fetched_during_the_sum(Choices(stagings={0: Staging(pauses=True)}))
+    assert own > 1 and not copies
+
+
+def test_load_alone_brings_operands_where_it_is_told_to() -> None:
+    """A finer grain makes more pieces."""
+    plain, _ = fetched_during_the_sum(Choices(manners={1: Manner()}))
+    finer, _ = fetched_during_the_sum(Choices(manners={1: Manner(1 / 32)}))
+    alone, _ = fetched_during_the_sum(Choices(manners={1: Manner(alone=True)}))
+    assert finer > plain > alone == 0
 
 
 def test_only_constants_are_demands() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from compiler.lowering.kernel import structural_digest
 from compiler.numerics.element import Array
 from schedules.npu_choices import Choices, Manner
-from schedules.npu_staging import PLAIN, Staging
+from schedules.npu_room import PLAIN, Staging
 from schedules.npu_tiling import Tiling
 from schedules.tuning.manners import MannerSpace, manner_json, manner_of
 from schedules.tuning.search import EvolutionarySearch
@@ -31,12 +31,13 @@ TEMPLATE = "npu tilings"
 Rows = tuple[int, ...]
 LayerSpace = TilingSpace | MannerSpace
 STAGINGS = tuple(
-    Staging(idle, window, margin, even, shares)
+    Staging(idle, window, margin, even, shares, pauses)
     for idle in (0.3, 0.4, 0.5, 0.6, 0.8, 1.2)
     for window in (1000.0, 3000.0, 10000.0)
     for margin in (0.0, 0.1, 0.3, 1.0)
     for even in (False, True)
     for shares in (False, True)
+    for pauses in (False, True)
 )
 _PLAIN = STAGINGS.index(PLAIN)
 # Tilings of a layer that its own search proposes at once.

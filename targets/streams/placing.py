@@ -11,7 +11,7 @@ from compiler.lowering.program import KernelCall
 from compiler.lowering.storage import Place, StorageBuffer
 from compiler.numerics.element import Array
 from schedules.npu_emit import Address
-from schedules.npu_staging import Room
+from schedules.npu_room import Room
 from sim.config import NpuConfig
 from targets.streams.constants import Constants
 from targets.streams.layers import Layer

@@ -13,7 +13,8 @@ from schedules.npu_demands import Written
 from schedules.npu_dispatch import as_written, in_order_of_start
 from schedules.npu_emit import Emitter
 from schedules.npu_mechanisms import Mechanism, Mechanisms
-from schedules.npu_staging import PLAIN, Room, Staging, expected, reserved, stage
+from schedules.npu_room import PLAIN, Room, Staging, expected, reserved
+from schedules.npu_staging import stage
 from schedules.npu_tiling import Shape, Tiling
 from sim.checker import check
 from sim.config import NpuConfig
