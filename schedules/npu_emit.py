@@ -11,7 +11,9 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 
+from schedules.npu_choices import Choices, Manner
 from schedules.npu_mechanisms import ALL, Mechanisms
+from schedules.npu_tiling import Shape, Tiling
 from sim.config import NpuConfig
 from sim.isa import Engine, Inflate, Instruction, Load, LocalStrides, Memory, Store, Strides
 from sim.memories import bank_layout, memory_sizes
@@ -70,11 +72,15 @@ class Slots:
 class Emitter:
     """Collects (core, instruction) in the order that results must respect. layers: of each one, the number of
     the layer that it belongs to. expects: what tilings reckon with, where constants do not come as `config`
-    says. mechanisms: those that tilings may use."""
+    says. mechanisms: those that tilings may use. chosen: what is given, by layer. products: what layers of
+    products were, and the tilings that they had; manners: of other layers."""
 
     config: NpuConfig
     expects: NpuConfig
     mechanisms: Mechanisms = ALL
+    chosen: Choices = field(default_factory=Choices)
+    products: dict[int, tuple[Shape, Tiling]] = field(default_factory=dict[int, tuple[Shape, Tiling]])
+    manners: dict[int, Manner] = field(default_factory=dict[int, Manner])
     instructions: list[tuple[int, Instruction]] = field(default_factory=list[tuple[int, Instruction]])
     layers: list[int] = field(default_factory=list[int])
     layer: int = 0
@@ -94,6 +100,11 @@ class Emitter:
     def add(self, core: int, instruction: Instruction) -> None:
         self.instructions.append((core, instruction))
         self.layers.append(self.layer)
+
+    @property
+    def manner(self) -> Manner:
+        """Of the layer that is written."""
+        return self.manners.setdefault(self.layer, self.chosen.manners.get(self.layer, Manner()))
 
     def set(self, core: int, register: Instruction) -> None:
         """Sets a register, unless it holds this already."""

@@ -114,7 +114,9 @@ def fits(m: Mapped, config: NpuConfig) -> bool:
 def emit_mapped(e: Emitter, m: Mapped) -> None:
     """Tiles in turn on all cores."""
     m = _merged(m)
-    tile, places = _tile(m, e.config)
+    manner = e.manner
+    tile, places = _tile(m, e.config, manner.grain)
+    engines = (Engine.LOAD, Engine.LOAD if manner.alone else Engine.FETCH)
     slots = [
         [e.slots(core, Memory.ACTIVATION, at, size, 2) for at, size in places.operands]
         for core in range(e.config.cores)
@@ -124,7 +126,7 @@ def emit_mapped(e: Emitter, m: Mapped) -> None:
         if number < e.config.cores:
             m.function.prepare(e, core)
         local: list[int] = []
-        for engine, o, of in zip((Engine.LOAD, Engine.FETCH), m.inputs, slots[core], strict=False):
+        for engine, o, of in zip(engines, m.inputs, slots[core], strict=False):
             # What is repeated from tile to tile is still there.
             held = tuple(b for b, s in zip(begin, o.strides, strict=True) if s)
             where, fresh = of.take((held, shape))
@@ -162,11 +164,11 @@ def _merge_axes(shape: Extents, strides: Sequence[tuple[int, ...]], keep_last: b
     return found + last
 
 
-def _tile(m: Mapped, config: NpuConfig) -> tuple[Extents, _Places]:
+def _tile(m: Mapped, config: NpuConfig, grain: float) -> tuple[Extents, _Places]:
     places = _places(_sizes(m), config)
     last = m.shape[-1:] if m.function.by_rows else ()
-    enough = max(_LEAST_TILE, ceil(prod(m.shape) / (_TILES_PER_CORE * config.cores)), *last)
-    most = min(places.elements, enough)
+    enough = grain * max(_LEAST_TILE, ceil(prod(m.shape) / (_TILES_PER_CORE * config.cores)))
+    most = min(places.elements, max(int(enough), *last, 1))
 
     def cost(outer: Extents) -> float:
         tile = (*outer, *last)

@@ -55,7 +55,7 @@ def emit_assembly(e: Emitter, a: Assembly) -> None:
     """Tiles of the result in turn on all cores: loads put the pieces in their places, one store each."""
     pads = e.config.scratchpad
     slot = pads.activation_banks // 2 * (pads.activation_bytes // pads.activation_banks)
-    options = [_planned(a, held, slot, e.config) for held in {_NONE, _repeated(a)}]
+    options = [_planned(a, held, slot, e.config, e.manner.grain) for held in {_NONE, _repeated(a)}]
     _, tile, held = min(options, key=lambda o: (o[0], len(o[2])))
     slots = [e.slots(core, Memory.ACTIVATION, 0, slot, 2) for core in range(e.config.cores)]
     for number, (begin, shape) in enumerate(tiles(a.shape, tile)):
@@ -73,12 +73,12 @@ def _repeated(a: Assembly) -> frozenset[int]:
 
 
 def _planned(
-    a: Assembly, held: frozenset[int], slot: int, config: NpuConfig
+    a: Assembly, held: frozenset[int], slot: int, config: NpuConfig, grain: float
 ) -> tuple[float, Extents, frozenset[int]]:
     """Cycles, tile, and the axes that a tile holds once and its store repeats."""
     largest = max(a.pieces, key=lambda p: prod(p.shape), default=None)
     whole = prod(_inside(a.shape, held)) * a.size
-    most = min(slot, max(_LEAST_TILE, whole // (_TILES_PER_CORE * config.cores)))
+    most = min(slot, int(grain * max(_LEAST_TILE, whole // (_TILES_PER_CORE * config.cores))))
 
     def cost(tile: Extents) -> float:
         local = _local_strides(tile, held, a.size)

@@ -8,7 +8,7 @@ from math import ceil, prod
 from compiler.numerics.element import ElementType
 from schedules.npu_emit import MAX_COUNT, Address, Emitter, Run
 from schedules.npu_finish import Codes, Finish, inputs
-from schedules.npu_transfer import Extents, Transfer, cut, move_in_by_two, move_out, tiles
+from schedules.npu_transfer import Extents, Transfer, cut, move_in, move_in_by_two, move_out, tiles
 from sim.config import NpuConfig
 from sim.isa import Engine, Memory, Pool, Reduce, Window
 
@@ -71,12 +71,13 @@ def _runs(shape: tuple[int, int, int], strides: tuple[int, ...], element: Elemen
     return [Run(*t) for t in zip(shape, strides, inside, strict=True)]
 
 
-def pool_tile(p: Pooling, config: NpuConfig) -> Extents | None:
-    """Rows, columns and channels of tiles of which two fit; None where not even one output does."""
+def pool_tile(p: Pooling, config: NpuConfig, grain: float = 1.0) -> Extents | None:
+    """Rows, columns and channels of tiles of which two fit; None where not even one output does. grain: as of
+    `Manner`."""
     lanes = config.vec.lanes
     taps = prod(p.kernel)
     whole = p.batch * p.out_height * p.out_width * p.channels * taps
-    enough = max(_LEAST_TILE, lanes * taps, ceil(whole / (_TILES_PER_CORE * config.cores)))
+    enough = grain * max(_LEAST_TILE, lanes * taps, ceil(whole / (_TILES_PER_CORE * config.cores)))
 
     def fits(tile: Extents, apart: bool = True) -> bool:
         slots = _slots(p, tile, config, apart)
@@ -160,7 +161,11 @@ class _Tile:
         seen = _Seen.by(p, (y, x), (rows, columns))
         source = p.image + _offset((n, *seen.begin, c), p.image_strides)
         size = p.image_element.dtype.itemsize
-        move_in_by_two(e, core, source, self.local, p.image_runs(*seen.shape, channels), size)
+        runs = p.image_runs(*seen.shape, channels)
+        if e.manner.alone:
+            move_in(e, core, Engine.LOAD, source, Memory.ACTIVATION, self.local, runs, size)
+        else:
+            move_in_by_two(e, core, source, self.local, runs, size)
         for region in p.regions:
             top, left = (max(a, b) for a, b in zip((y, x), region.begin, strict=True))
             height = min(y + rows, region.begin[0] + region.shape[0]) - top

@@ -11,14 +11,15 @@ DRAM delivers before its place is free is staged; what is late anyway goes strai
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 
 from compiler.lowering.memory_plan import aligned
 from schedules.npu_demands import Demand, InstructionTimes, Written, demand_of, demanded, instruction_times
+from schedules.npu_room import BANKS, PLAIN, Room, Staging, reserved
 from sim.config import NpuConfig
 from sim.durations import transfer_cycles
 from sim.fields import Column
@@ -26,36 +27,7 @@ from sim.isa import Engine, Instruction, Load, LocalStrides, Memory, Store, Stri
 from sim.timing import Times
 from sim.tokens import Synchronised
 
-LEAST_BANKS = 6  # of the activation memory: two are kept for staging
-BANKS = 2
-_WINDOW = 3000.0  # cycles to either side of a demand in which it is looked at how busy LOAD is
-_IDLE = 0.8  # LOAD fetches copies where it is busy for less than that part of the time FETCH would be
-_STORE_MARGIN = 0.1  # of a transfer: how much later than planned data may arrive without delaying STORE
-
-
-@dataclass(slots=True)
-class Room:
-    """Free space of SRAM. taken: rows of (begin, end, first and last layer) that other data take."""
-
-    size: int
-    taken: list[tuple[int, int, int, int]]
-    _sorted: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
-
-    def find(self, size: int, first: int, last: int) -> int | None:
-        """Where so many bytes are free from layer `first` to `last`."""
-        at = 0
-        for begin, end, since, until in self._by_begin():
-            if since <= last and first <= until:
-                if at + size <= begin:
-                    break
-                at = max(at, end)
-        return at if at + size <= self.size else None
-
-    def _by_begin(self) -> list[tuple[int, int, int, int]]:
-        """What is taken; rows are only ever added."""
-        for row in self.taken[len(self._sorted) :]:
-            insort(self._sorted, row)
-        return self._sorted
+_NOTABLE = 16  # cycles: what is shorter is no reason to wait
 
 
 @dataclass(slots=True)
@@ -79,30 +51,6 @@ class _Core:
     layer: int = 0
 
 
-def reserved(config: NpuConfig) -> NpuConfig:
-    """What is left for layers: the last banks of the activation memory are kept for copies."""
-    pads = config.scratchpad
-    if pads.activation_banks < LEAST_BANKS:
-        return config
-    banks, bank = pads.activation_banks - BANKS, pads.activation_bytes // pads.activation_banks
-    return replace(config, scratchpad=replace(pads, activation_banks=banks, activation_bytes=banks * bank))
-
-
-def expected(config: NpuConfig) -> NpuConfig:
-    """What the tiling of a layer without tensors in DRAM should reckon with: constants come at the rate of
-    SRAM, behind the latency of DRAM for those that were not copied."""
-    sram, latency = config.sram, config.dram.read_latency_cycles
-    rounds = sram.read_outstanding * sram.burst_bytes / (sram.read_latency_cycles + sram.burst_cycles)
-    rate = min(rounds, sram.bytes_per_cycle)
-    outstanding = ceil(latency * rate / sram.burst_bytes) + 1
-    return replace(
-        config,
-        dram=replace(
-            config.dram, bytes_per_cycle=rate, burst_bytes=sram.burst_bytes, read_outstanding=outstanding
-        ),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Staged:
     """A program with copies of constants, and its cycles if all of them had been in SRAM from the start."""
@@ -112,7 +60,12 @@ class Staged:
 
 
 def stage(
-    written: Written, found: Synchronised, config: NpuConfig, room: Room, constants: int
+    written: Written,
+    found: Synchronised,
+    config: NpuConfig,
+    room: Room,
+    constants: int,
+    staging: Staging = PLAIN,
 ) -> Staged | None:
     """The program with copies of constants to SRAM, or None where there is nothing to copy.
 
@@ -129,7 +82,7 @@ def stage(
     if not numbers or spread:
         return None
     times = instruction_times(found, config, numbers, len(written.instructions))
-    plan = _Plan(written, config, room, times)
+    plan = _Plan(written, config, room, times, staging, frozenset(numbers))
     plan.serve(sorted((demand_of(n, written, times) for n in numbers), key=lambda d: d.start))
     return Staged(plan.written(), times.cycles) if plan.copies else None
 
@@ -141,8 +94,16 @@ class _Plan:
     where DRAM was late. free: when FETCH of a core has done what was planned.
     """
 
-    def __init__(self, written: Written, config: NpuConfig, room: Room, times: InstructionTimes) -> None:
-        start = times.start
+    def __init__(
+        self,
+        written: Written,
+        config: NpuConfig,
+        room: Room,
+        times: InstructionTimes,
+        staging: Staging,
+        planned: frozenset[int],
+    ) -> None:
+        start, self.staging = times.start, staging
         self.before, self.config, self.room = written, config, room
         self.order = np.argsort(start, kind="stable")
         self.position = np.empty_like(self.order)
@@ -159,8 +120,10 @@ class _Plan:
         self.sources: dict[int, tuple[int, Engine]] = {}
         self.inserted: dict[int, list[tuple[int, int, Instruction]]] = {}
         self.delays: list[tuple[float, float]] = [(0.0, 0.0)]
-        self.idle = [_IDLE for _ in cores]
-        self.loads = [self._loads(core, times) for core in cores]
+        self.idle = [staging.idle for _ in cores]
+        self.loads = [self._loads(core, times, planned if staging.shares else frozenset()) for core in cores]
+        self.opens = [self._opens(core, times, planned) for core in cores]
+        self.shared: list[list[tuple[float, float]]] = [[] for _ in cores]
         self.cores = [_Core() for _ in cores]
 
     def _reached(self, core: int, engine: Engine, layers: Column) -> Column:
@@ -169,22 +132,40 @@ class _Plan:
         mine = np.fromiter(engines, bool, len(layers))[self.order]
         return np.concatenate([[0], np.maximum.accumulate(np.where(mine, layers, 0))])
 
-    def _loads(self, core: int, times: InstructionTimes) -> tuple[Times, Times]:
-        """Starts of what LOAD does, and cycles of all before each."""
+    def _loads(self, core: int, times: InstructionTimes, planned: frozenset[int]) -> tuple[Times, Times]:
+        """Starts of what LOAD does beside what is `planned`, and cycles of all before each."""
         mine = [
             n
             for n in self.order.tolist()
             if self.before.instructions[n][0] == core
             and self.before.instructions[n][1].runs_on is Engine.LOAD
+            and n not in planned
         ]
         return times.start[mine], np.concatenate([[0.0], np.cumsum(times.quick[mine])])
+
+    def _opens(self, core: int, times: InstructionTimes, planned: frozenset[int]) -> Column:
+        """For each position, the next one at which FETCH may begin with a copy."""
+        found = np.arange(len(self.starts) + 1)
+        if not self.staging.pauses:
+            return found
+        ends: dict[int, tuple[int, int]] = {}
+        for position, number in enumerate(self.order.tolist()):
+            of, instruction = self.before.instructions[number]
+            mine = of == core and instruction.runs_on is Engine.FETCH and number not in planned
+            if mine and times.quick[number] >= _NOTABLE:
+                layer = self.before.layers[number]
+                ends[layer] = (ends.get(layer, (position, 0))[0], position)
+        for first, last in sorted(ends.values(), reverse=True):
+            found[first : last + 1] = found[last + 1]
+        return found
 
     def serve(self, demands: list[Demand]) -> None:
         busy, end = [0.0] * self.config.cores, float(self.starts[-1]) + 1
         for d in demands:
             busy[d.core] += d.quick + (0 if d.key in self.last else d.slow)
             self.last[d.key] = max(d.layer, self.last.get(d.key, 0))
-        self.idle = [min(max(_IDLE * part / end, _IDLE / 2), _IDLE) for part in busy]
+        idle = self.staging.idle
+        self.idle = [min(max(idle * part / end, idle / 2), idle) for part in busy]
         for d in demands:
             self._serve(d)
 
@@ -199,6 +180,8 @@ class _Plan:
             self.sources[d.number] = (copy.address, engine)
             if engine is Engine.FETCH:
                 core.free += d.quick
+            elif self.staging.shares:
+                self.shared[d.core].append((d.start, d.quick))
             self._delay(d, max(due, copy.ready) + d.quick)
         else:
             begin = max(core.free, due)
@@ -206,13 +189,22 @@ class _Plan:
             self._delay(d, core.free)
 
     def _loads_idle(self, d: Demand) -> bool:
-        """Whether LOAD has time around a demand, and a row's elements stay together when its turn comes."""
+        """Whether LOAD has time around a demand, and a row's elements stay together when its turn comes: in
+        the order of the program and in that of layers."""
         reached = int(self.loading[d.core][self.position[d.number]])
-        if any(n in self.spread[d.core] for n in range(d.layer, reached + 1)):
+        around = range(min(d.layer, reached), max(d.layer, reached) + 1)
+        own = self.staging.shares and reached == d.layer
+        if not own and any(n in self.spread[d.core] for n in around):
             return False
         starts, busy = self.loads[d.core]
-        begin, end = np.searchsorted(starts, [d.start - _WINDOW, d.start + _WINDOW])
-        return bool(busy[end] - busy[begin] < self.idle[d.core] * 2 * _WINDOW)
+        window = self.staging.window
+        begin, end = np.searchsorted(starts, [d.start - window, d.start + window])
+        taken = float(busy[end] - busy[begin])
+        for start, quick in reversed(self.shared[d.core]):
+            if start < d.start - window:
+                break
+            taken += quick
+        return taken < self.idle[d.core] * 2 * window
 
     def _delay(self, d: Demand, end: float) -> None:
         """What uses a demand, and all that follows, is late where the demand ends late."""
@@ -222,7 +214,8 @@ class _Plan:
     def _copy(self, d: Demand, due: float) -> _Copy | None:
         """A copy for a demand, if that is faster and there is room."""
         core, limit = self.cores[d.core], int(self.position[d.number])
-        begin, place = core.free, self._position(core.free)
+        begin = self._opened(d.core, core.free)
+        place = self._position(begin)
         if place > limit or self._copied(d, begin)[-1][2] >= max(begin, due) + d.slow - d.quick:
             return None
         found = self._room(d, int(self.incomplete[place]))
@@ -232,14 +225,14 @@ class _Plan:
         opened = int(np.searchsorted(self.incomplete, first))
         if opened > place:
             place, begin = opened, max(begin, self._real(float(self.starts[opened])))
-        pieces, behind = self._copied(d, begin), begin + sum(self._cycles(n) for n in self._sizes(d))
+        pieces = self._copied(d, begin)
         if pieces[-1][2] >= max(core.free, due) + d.slow - d.quick:
             return None
         spots: list[tuple[int, int, int]] = []
         slots, layer = list(core.slots), core.layer
         for number, (at, stored, _) in enumerate(pieces):
             slot = (core.next + number) % BANKS
-            fetch = max(place, slots[slot], self._position(at))
+            fetch = int(self.opens[d.core][max(place, slots[slot], self._position(at))])
             store = max(fetch, self._position(stored))
             store = max(fetch, min(store, limit))
             slots[slot] = store
@@ -250,7 +243,7 @@ class _Plan:
         core.slots, core.layer = slots, layer
         self._insert(d, address, spots)
         core.next = (core.next + len(pieces)) % BANKS
-        core.free = behind
+        core.free = pieces[-1][0] + self._cycles(self._sizes(d)[-1])
         self.room.taken.append((address, address + aligned(d.size), first, self.last[d.key]))
         self.copies[d.key] = _Copy(address, d.core, layer, pieces[-1][2])
         return self.copies[d.key]
@@ -268,20 +261,32 @@ class _Plan:
     def _sizes(self, d: Demand) -> list[int]:
         pads = self.config.scratchpad
         bank = pads.activation_bytes // pads.activation_banks
-        return [min(bank, d.size - at) for at in range(0, d.size, bank)]
+        piece = bank
+        if self.staging.even:
+            burst = self.config.dram.burst_bytes
+            piece = min(bank, ceil(d.size / ceil(d.size / bank) / burst) * burst)
+        return [min(piece, d.size - at) for at in range(0, d.size, piece)]
 
     def _copied(self, d: Demand, begin: float) -> list[tuple[float, float, float]]:
         """Of each piece, when its transfer begins, when STORE turns to it, and when it is copied."""
         found: list[tuple[float, float, float]] = []
         port, issue = self.config.sram, self.config.issue_cycles
         for size in self._sizes(d):
-            cycles = self._cycles(size)
-            stored = begin + (1 + _STORE_MARGIN) * cycles
+            begin, cycles = self._opened(d.core, begin), self._cycles(size)
+            stored = begin + (1 + self.staging.margin) * cycles
             latency, outstanding = port.write_latency_cycles, port.write_outstanding
             tail = _transfer(size, port.burst_bytes, port.burst_cycles, latency, outstanding)
             found.append((begin, stored, stored + issue + tail))
             begin += cycles
         return found
+
+    def _opened(self, core: int, time: float) -> float:
+        """When FETCH may begin with a copy, from a time on."""
+        place = min(self._position(time), len(self.starts))
+        after = int(self.opens[core][place])
+        if after == place:
+            return time
+        return max(time, self._real(float(self.starts[after]))) if after < len(self.starts) else inf
 
     def _cycles(self, size: int) -> float:
         """Of a transfer from DRAM."""
@@ -330,7 +335,17 @@ class _Plan:
     def written(self) -> Written:
         """The program in the order of starts, with the copies."""
         result = Written([], [])
-        spread: dict[int, LocalStrides] = {}  # of STORE, where elements do not lie one behind the other
+        # Of LOAD and STORE, where elements do not lie one behind the other.
+        spread: dict[tuple[int, Engine], LocalStrides] = {}
+
+        def add(core: int, instruction: Instruction, layer: int) -> None:
+            """What moves a single row whose elements stay together."""
+            engine = instruction.runs_on
+            own = None if engine is None else spread.get((core, engine))
+            around = ([_registers(own.engine)[1]], [own]) if own is not None else ([], [])
+            for i in (*around[0], instruction, *around[1]):
+                result.add(core, i, layer)
+
         for core in range(self.config.cores):
             for register in (
                 r for engine in (Engine.LOAD, Engine.FETCH, Engine.STORE) for r in _registers(engine)
@@ -338,19 +353,18 @@ class _Plan:
                 result.add(core, register, 0)
         for position, number in enumerate(self.order.tolist()):
             for core, layer, instruction in self.inserted.get(position, ()):
-                own = spread.get(core) if isinstance(instruction, Store) else None
-                around = [[_registers(Engine.STORE)[1]], [own]] if own is not None else [[], []]
-                for i in (*around[0], instruction, *around[1]):
-                    result.add(core, i, layer)
+                add(core, instruction, layer)
             core, instruction = self.before.instructions[number]
-            if isinstance(instruction, LocalStrides) and instruction.engine is Engine.STORE:
-                spread.pop(core, None)
+            if isinstance(instruction, LocalStrides) and instruction.engine in (Engine.LOAD, Engine.STORE):
+                spread.pop((core, instruction.engine), None)
                 if instruction.element != instruction.element_bytes:
-                    spread[core] = instruction
+                    spread[core, instruction.engine] = instruction
             if number in self.sources:
                 address, engine = self.sources[number]
-                instruction = replace(instruction, engine=engine, dram=False, external=address)
-            result.add(core, instruction, self.before.layers[number])
+                moved = replace(instruction, engine=engine, dram=False, external=address)
+                add(core, moved, self.before.layers[number])
+            else:
+                result.add(core, instruction, self.before.layers[number])
         return result
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +15,22 @@ if TYPE_CHECKING:
     from compiler.driver import Progress, Target
     from compiler.ir.graph import Graph
     from compiler.lowering.cache import Cache
+    from schedules.npu_choices import Choices
+    from schedules.tuning.measure import Device
+    from schedules.tuning.npu_tuned import TunedNetworks
     from targets.streams.lowering import NpuProgram
+    from targets.tunable import NamedSubject, Place
 
 PREFIX = "npu/"
 
 
 @dataclass(frozen=True, slots=True)
 class NpuTarget:
-    """Command streams for one NPU."""
+    """Command streams for one NPU. tuned: records of networks on it; None: the compiler chooses alone."""
 
     name: str
     config: NpuConfig
+    tuned: TunedNetworks | None = None
 
     @property
     def description(self) -> str:
@@ -41,7 +46,8 @@ class NpuTarget:
 
     @property
     def digest(self) -> str:
-        return f"{self.name} {self.config!r}"
+        records = "" if self.tuned is None else f" {self.tuned.digest}"
+        return f"{self.name} {self.config!r}{records}"
 
     def with_variants(self, others: Sequence[Target]) -> NpuTarget:
         """Errors: BitloomError for any: streams are for one machine."""
@@ -62,27 +68,72 @@ class NpuTarget:
             found[name] = found.get(name, 0.0) + layer.cycles
         return found
 
-    def build(self, graph: Graph, progress: Progress) -> NpuBuild:
-        from targets.streams.lowering import lower_to_streams
+    def with_records(self, folder: Path, warn: Callable[[str], None]) -> NpuTarget:
+        """This target, with the choices of records for the same configuration."""
+        from schedules.tuning.npu_tuned import TunedNetworks
+        from targets.streams.choosing import machine_of
 
-        program = lower_to_streams(
-            graph, self.config, lambda done, total: progress("write command streams", done, total)
+        tuned = TunedNetworks.of(folder, machine_of(self.config), warn)
+        return replace(self, tuned=tuned if tuned.choices else None)
+
+    def check_place(self, place: Place) -> None:
+        """See `targets.tunable`, as for the next three."""
+        if place.boards or place.tracker or place.runner:
+            raise BitloomError(
+                f'target "{self.name}" is simulated on this computer',
+                "leave out --board, --tracker and --runner",
+            )
+        if place.threads > 1:
+            raise BitloomError(f'target "{self.name}" has no threads', "leave out --threads")
+
+    def subjects(self, graph: Graph) -> list[NamedSubject]:
+        from targets.streams.choosing import network_space
+        from targets.streams.lowering import Lowering
+
+        lowering = Lowering(graph, self.config)
+        space = network_space(lowering, lowering.lower())
+        return [(f"{len(space.layers)} layers", space, 1)] if space.layers else []
+
+    def device(self, graph: Graph, place: Place) -> Device[Any]:
+        from targets.measuring.npu import NpuDevice
+
+        return NpuDevice(graph, self.config)
+
+    def runner(self, place: Place) -> str:
+        from targets.tunable import NotTimedError
+
+        raise NotTimedError("what was simulated is the whole model already, bit for bit the interpreter's")
+
+    def build(self, graph: Graph, progress: Progress) -> NpuBuild:
+        """With the records' choices where they take fewer cycles than the compiler's own."""
+        from targets.streams.lowering import Lowering
+
+        lowering = Lowering(graph, self.config)
+        attempts: list[Choices | None] = [None]
+        if self.tuned is not None:
+            from targets.streams.choosing import network_subject
+
+            known = self.tuned.choices_for(network_subject(lowering, self.config))
+            attempts += [] if known is None else [known]
+        program = lowering.lower(
+            lambda done, total: progress("write command streams", done, total), attempts=attempts
         )
-        return NpuBuild(program)
+        return NpuBuild(program, () if self.tuned is None else self.tuned.devices)
 
 
 @dataclass(frozen=True, slots=True)
 class NpuBuild:
-    """Checked streams of a graph."""
+    """Checked streams of a graph. devices: whose records were looked at."""
 
     program: NpuProgram
+    devices: tuple[str, ...] = ()
 
     @property
     def facts(self) -> dict[str, Any]:
         """Summary, layers with the engine that takes them, and why the host takes what the NPU does not."""
         from targets.streams.report import facts
 
-        return facts(self.program)
+        return facts(self.program, self.devices)
 
     def emit(
         self,

@@ -8,23 +8,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.ir.diagnostics import Location
-from compiler.ir.graph import Graph
+from compiler.ir.graph import Graph, Value
 from compiler.ir.types import quantized
 from compiler.numerics.element import ElementType
 from compiler.numerics.quantization import Quantization, QuantizedType
 from compiler.ops.contraction import bias_type
 from compiler.ops.convolution import Conv2D
+from compiler.ops.elementwise import Add
+from compiler.ops.shape import Transpose
+from schedules.npu_choices import Choices, Manner
 from schedules.npu_demands import Written, demanded
 from schedules.npu_dispatch import in_order_of_start
-from schedules.npu_staging import Room
+from schedules.npu_room import Room, Staging
+from schedules.tuning.measure import Outcome
 from sim.checker import check
 from sim.config import load_config, preset_names
-from sim.isa import Engine, Load, LocalStrides, Memory, Store
+from sim.isa import Engine, Inflate, Load, LocalStrides, Memory, Store
 from sim.programs.random import instructions_of
 from sim.timing import time_program
 from sim.tokens import insert_tokens
-from targets.streams import lowering
-from targets.streams.lowering import StreamStep, lower_to_streams
+from targets.measuring.npu import Network
+from targets.streams import writing
+from targets.streams.lowering import lower_to_streams
+from targets.streams.writing import StreamStep
 from tests.npu_networks import check_exact
 from tests.random_graphs import random_arrays
 
@@ -68,20 +74,41 @@ def test_what_lives_at_one_time_shares_no_byte(wanted: list[tuple[int, int, int]
         room.taken.append((at, at + count, first, last))
 
 
-def _narrowing() -> Graph:
+I8 = QuantizedType(ElementType.I8, Quantization((0.05,), 0))
+
+
+def convolved(graph: Graph, x: Value, outputs: int, stride: int, number: int) -> Value:
+    """By 3 x 3 random weights."""
+    rng = np.random.default_rng(number)
+    codes = rng.integers(-127, 128, (outputs, 3, 3, x.type.shape[-1])).astype(np.int8)
+    scales = tuple(float(s) for s in rng.uniform(0.001, 0.1, outputs).astype(np.float32))
+    of = quantized(codes.shape, QuantizedType(ElementType.I8, Quantization(scales, 0, 0)))
+    weight = graph.constant(codes, of, Location(()), f"w{number}")
+    zeros = np.zeros(outputs, np.int32)
+    bias = graph.constant(zeros, bias_type(x.type, of), Location(()), f"b{number}")
+    op = Conv2D((stride, stride), (1, 1, 1, 1), (1, 1), 1, None, I8)
+    (y,) = graph.append(op, [x, weight, bias], Location((f"conv{number}",)), [f"y{number}"])
+    return y
+
+
+def narrowing() -> Graph:
     """A long layer with few weights, then short ones with many."""
-    graph, rng = Graph("narrowing"), np.random.default_rng(0)
-    element = QuantizedType(ElementType.I8, Quantization((0.05,), 0))
-    x = graph.add_input("x", quantized((1, 96, 96, 8), element))
-    for number, (inputs, outputs, stride) in enumerate(((8, 16, 1), (16, 32, 4), (32, 64, 4), (64, 64, 1))):
-        codes = rng.integers(-127, 128, (outputs, 3, 3, inputs)).astype(np.int8)
-        scales = tuple(float(s) for s in rng.uniform(0.001, 0.1, outputs).astype(np.float32))
-        of = quantized(codes.shape, QuantizedType(ElementType.I8, Quantization(scales, 0, 0)))
-        weight = graph.constant(codes, of, Location(()), f"w{number}")
-        zeros = np.zeros(outputs, np.int32)
-        bias = graph.constant(zeros, bias_type(x.type, of), Location(()), f"b{number}")
-        op = Conv2D((stride, stride), (1, 1, 1, 1), (1, 1), 1, None, element)
-        (x,) = graph.append(op, [x, weight, bias], Location((f"conv{number}",)), [f"y{number}"])
+    graph = Graph("narrowing")
+    x = graph.add_input("x", quantized((1, 96, 96, 8), I8))
+    for number, (outputs, stride) in enumerate(((16, 1), (32, 4), (64, 4), (64, 1))):
+        x = convolved(graph, x, outputs, stride, number)
+    graph.outputs.append(x)
+    return graph
+
+
+def turned() -> Graph:
+    """A layer whose elements LOAD spreads, between some with many weights."""
+    graph = Graph("turned")
+    x = graph.add_input("x", quantized((1, 32, 32, 32), I8))
+    x = convolved(graph, x, 32, 1, 0)
+    (x,) = graph.append(Transpose((0, 3, 1, 2)), [x], Location(("turn",)), ["t"])
+    for number, (outputs, stride) in enumerate(((64, 4), (128, 2), (128, 1)), 1):
+        x = convolved(graph, x, outputs, stride, number)
     graph.outputs.append(x)
     return graph
 
@@ -90,7 +117,7 @@ def _narrowing() -> Graph:
 def test_constants_of_later_layers_come_while_the_flash_would_idle(
     preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph, config = _narrowing(), load_config(preset)
+    graph, config = narrowing(), load_config(preset)
     check_exact(graph, config, random_arrays(graph, 0))
     (step,) = lower_to_streams(graph, config).steps
     assert isinstance(step, StreamStep)
@@ -98,10 +125,72 @@ def test_constants_of_later_layers_come_while_the_flash_would_idle(
     stores = [i for i in step.program.streams[0].decode() if isinstance(i, Store)]
     copied = sum(i.row_bytes for i in stores if i.local >= 6 * bank)
     assert copied > 10_000
-    monkeypatch.setattr(lowering, "stage", lambda *_: None)
+    monkeypatch.setattr(writing, "stage", lambda *_: None)
     (plain,) = lower_to_streams(graph, config).steps
     assert isinstance(plain, StreamStep)
     assert time_program(step.program, config).cycles < 0.9 * time_program(plain.program, config).cycles
+
+
+@pytest.mark.parametrize("graph", [narrowing(), turned()], ids=["narrowing", "turned"])
+@pytest.mark.parametrize("idle", [0.3, 1.2])
+def test_both_engines_fetch_copies_where_they_share(graph: Graph, idle: float) -> None:
+    config = load_config("npu-256")
+    loads: list[int] = []
+    for shares in (False, True):
+        staging = Staging(idle, 10000.0, even=shares, shares=shares)
+        choices = Choices(stagings={0: staging})
+        measured = Network(graph, config).measure(choices)
+        assert measured.outcome is Outcome.MEASURED, measured.said  # checked, and the interpreter's bits
+        (step,) = lower_to_streams(graph, config, attempts=(choices,)).steps
+        assert isinstance(step, StreamStep)
+        constants = (Memory.WEIGHT, Memory.PARAMETER)
+        body = step.program.streams[0].decode()
+        mine = (i for i in body if i.runs_on is Engine.LOAD and isinstance(i, (Load, Inflate)))
+        loads.append(sum(i.memory in constants and not i.dram for i in mine))
+    assert loads[1] > 0
+    assert graph.name != "turned" or loads[1] > loads[0]
+
+
+def summed() -> Graph:
+    """A sum of two images, for which FETCH brings one, before layers with many weights."""
+    graph = Graph("summed")
+    x = graph.add_input("x", quantized((1, 64, 64, 16), I8))
+    y = convolved(graph, x, 16, 1, 0)
+    (y,) = graph.append(Add(None, I8), [x, y], Location(("sum",)), ["s"])
+    for number, (outputs, stride) in enumerate(((32, 4), (64, 4), (128, 1), (128, 1)), 1):
+        y = convolved(graph, y, outputs, stride, number)
+    graph.outputs.append(y)
+    return graph
+
+
+def fetched_during_the_sum(choices: Choices) -> tuple[int, int]:
+    """Loads of FETCH that belong to the sum, and how many copies are made between them."""
+    graph, config = summed(), load_config("npu-256")
+    measured = Network(graph, config).measure(choices)
+    assert measured.outcome is Outcome.MEASURED, measured.said
+    (step,) = lower_to_streams(graph, config, attempts=(choices,)).steps
+    assert isinstance(step, StreamStep)
+    mine = [
+        (i.dram, int(number))
+        for i, number in zip(step.program.streams[0].decode(), step.numbers[0], strict=True)
+        if isinstance(i, Load) and i.runs_on is Engine.FETCH and i.memory is Memory.ACTIVATION
+    ]
+    own = [at for at, (dram, number) in enumerate(mine) if not dram and number == 1]
+    return len(own), sum(dram for dram, _ in mine[own[0] : own[-1]]) if own else 0
+
+
+def test_copies_pause_while_fetch_brings_operands() -> None:
+    assert fetched_during_the_sum(Choices(stagings={0: Staging()}))[1] > 0
+    own, copies = fetched_during_the_sum(Choices(stagings={0: Staging(pauses=True)}))
+    assert own > 1 and not copies
+
+
+def test_load_alone_brings_operands_where_it_is_told_to() -> None:
+    """A finer grain makes more pieces."""
+    plain, _ = fetched_during_the_sum(Choices(manners={1: Manner()}))
+    finer, _ = fetched_during_the_sum(Choices(manners={1: Manner(1 / 32)}))
+    alone, _ = fetched_during_the_sum(Choices(manners={1: Manner(alone=True)}))
+    assert finer > plain > alone == 0
 
 
 def test_only_constants_are_demands() -> None:

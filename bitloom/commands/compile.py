@@ -183,7 +183,8 @@ def _print(artifact: Artifact, json: bool) -> None:
     tuning = manifest.get("tuning", {"tuned": 0})
     if tuning["tuned"]:
         devices = "; ".join(tuning["devices"])
-        print(f"{tuning['tuned']} of {tuning['kernels']} kernels planned by records of {devices}")
+        what = "layers" if of_npu else "kernels"
+        print(f"{tuning['tuned']} of {tuning[what]} {what} planned by records of {devices}")
     if (estimate := manifest.get("estimate")) is not None:
         gpu = f"a {estimate['gpu']} of {estimate['cores']} cores"
         print(

@@ -45,12 +45,13 @@ class Unit(Enum):
 class Measurement:
     """cost: median of the repetitions; spread: half the distance of their quartiles, in the same unit. Both
     are infinite unless the outcome is MEASURED. said: the device's or the compiler's own words where it is
-    not."""
+    not. parts: of what is made of several, what each adds to the cost."""
 
     outcome: Outcome
     cost: float = float("inf")
     spread: float = float("inf")
     said: str = ""
+    parts: tuple[float, ...] = ()
 
 
 class Device(Protocol, Generic[_Candidate_contra]):

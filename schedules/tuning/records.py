@@ -39,7 +39,7 @@ class Record:
     None unless the outcome is MEASURED. place: digest of the model in which it was measured, all its runs
     together; empty for a kernel by itself. verdict: None for a measurement; else that a comparison by turns
     has made this the choice for its subject, and its cost over the default's. date: UTC, ISO 8601. versions:
-    of what built it.
+    of what built it. parts: as of `Measurement`.
     """
 
     fingerprint: str
@@ -57,6 +57,7 @@ class Record:
     said: str = ""
     verdict: float | None = None
     place: str = ""
+    parts: tuple[float, ...] = ()
 
     @property
     def is_alone(self) -> bool:
@@ -83,7 +84,8 @@ class Record:
             raise ValueError(f"its format is not {FORMAT}")
         try:
             record = Record(**body)
-            return replace(record, unit=Unit(record.unit), outcome=Outcome(record.outcome))
+            kinds = {"unit": Unit(record.unit), "outcome": Outcome(record.outcome)}
+            return replace(record, **kinds, parts=tuple(record.parts))
         except (TypeError, ValueError) as error:
             raise ValueError(f"no record ({error})") from None
 
@@ -173,6 +175,14 @@ def read(path: Path, warn: Warn) -> list[Record]:
 def databases(folder: Path) -> list[Path]:
     """The files of a folder of records, by name."""
     return sorted(folder.glob(f"*{_SUFFIX}"))
+
+
+def shipped() -> list[Path]:
+    """The files of records that the package carries: of simulated NPUs, whose cycles are the same everywhere.
+
+    They count like a user's own. `python -m examples.letters.tune` makes them.
+    """
+    return databases(Path(__file__).with_name("shipped"))
 
 
 def merged(groups: Iterable[Iterable[Record]]) -> list[Record]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from compiler.loops.form import Form
 from compiler.lowering.kernel import KernelPlan, Machine, structural_digest
-from schedules.tuning import threads
+from schedules.tuning import networks, threads
 from schedules.tuning.mali_space import space_of
 from schedules.tuning.measure import Outcome, Unit
 from schedules.tuning.records import Record, Warn, databases, read
@@ -89,9 +89,13 @@ class Tuned:
 def is_current(record: Record) -> bool:
     """Whether a record's template is as it was."""
     try:
-        if record.choice["template"] == threads.TEMPLATE:
-            return record.key == threads.key_of(record.subject)
-        return record.key == key_of(record.subject, record.choice["template"])
+        match record.choice["template"]:
+            case threads.TEMPLATE:
+                return record.key == threads.key_of(record.subject)
+            case networks.TEMPLATE:
+                return record.key == networks.key_of(record.subject, networks.version())
+            case template:
+                return record.key == key_of(record.subject, template)
     except KeyError:
         return False
 

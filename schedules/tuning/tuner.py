@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from schedules.tuning.allocate import Progress, next_kernel
 from schedules.tuning.measure import Device, Measurement, Outcome
@@ -60,6 +60,19 @@ class Subject(Space[ChoiceT], Protocol[ChoiceT]):
         ...
 
 
+@runtime_checkable
+class SearchesItself(Protocol[ChoiceT]):
+    """A subject whose choices are made of many, with a search that knows it."""
+
+    def search(self, seed: int) -> LearnsParts[ChoiceT]: ...
+
+
+class LearnsParts(Search[ChoiceT], Protocol[ChoiceT]):
+    def learn_parts(self, choice: ChoiceT, parts: Sequence[float]) -> None:
+        """parts: of the cost of a choice that `learn` was told of."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """trials: of all kernels together, those of earlier runs included. seconds: of this run. None: no limit;
@@ -80,13 +93,25 @@ class _Kernel:
     placed: dict[Any, list[float]] = field(default_factory=dict[Any, list[float]])
     verdict: Record | None = None
 
-    def learn(self, choice: Any, cost: float) -> None:
+    def learn(self, choice: Any, cost: float, parts: Sequence[float] = ()) -> None:
         self.search.learn(choice, cost)
+        if parts and isinstance(self.subject, SearchesItself):
+            cast(LearnsParts[Any], self.search).learn_parts(choice, parts)
         self.measured[choice] = min(cost, self.measured.get(choice, math.inf))
         if choice == self.subject.default:
             self.progress.default = cost
         self.progress.learn(cost)
         self.progress.expected = self.search.expect()
+
+
+def _search(
+    subject: Subject[Any], seed: int, own: Sequence[Record], siblings: Sequence[Record]
+) -> Search[Any]:
+    """own, siblings: records of this device and of others."""
+    if isinstance(subject, SearchesItself):
+        return subject.search(seed)
+    transfer = Transfer.of(subject, own, siblings)
+    return EvolutionarySearch(subject, seed, transfer.hints, transfer.samples)
 
 
 class Tuner:
@@ -116,8 +141,7 @@ class Tuner:
         siblings = [r for path in databases(folder) if path != self.path for r in read(path, warn)]
         self.kernels: list[_Kernel] = []
         for number, (name, subject, count) in enumerate(subjects):
-            transfer = Transfer.of(subject, own, siblings)
-            search = EvolutionarySearch(subject, seed + number, transfer.hints, transfer.samples)
+            search = _search(subject, seed + number, own, siblings)
             self.kernels.append(_Kernel(subject, Progress(name, count), search))
         self._recall(own)
         self.recalled = self.trials
@@ -165,7 +189,7 @@ class Tuner:
                     kernel.verdict = None
             else:
                 kernel.verdict = None
-                kernel.learn(choice, math.inf if record.cost is None else record.cost)
+                kernel.learn(choice, math.inf if record.cost is None else record.cost, record.parts)
 
     def run(self) -> Iterator[Progress]:
         """Measures kernels alone until the budget is spent or nothing is to be gained; yields after each
@@ -215,7 +239,8 @@ class Tuner:
             if measurement.outcome is Outcome.LOST:
                 kernel.search.forget(choice)
             else:
-                kernel.learn(choice, measurement.cost)
+                kernel.learn(choice, measurement.cost, measurement.parts)
+                kernel.verdict = None  # one of before did not know of this
             yield kernel.progress
 
     def refine(self) -> Iterator[Refinement]:
@@ -275,6 +300,7 @@ class Tuner:
             versions=self._versions,
             said=m.said[:500],
             verdict=verdict,
+            parts=m.parts,
         )
 
     def conclude(self) -> Iterator[tuple[Progress, float]]:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
 # What lies below (numerics, forms) says what is computed, and does not change how fast that is.
-_COUNTED = ("schedules.", "compiler.lowering.")
+_COUNTED = ("schedules.", "compiler.lowering.", "sim.", "targets.streams.")
 
 
 @cache
 def source_version(module: str) -> str:
-    """8 hex digits of the sources of `module` and of all that it imports from schedules and lowering, at the
+    """8 hex digits of the sources of `module` and of all that it imports from `_COUNTED`, at the
     top or within functions."""
     digest = hashlib.sha256()
     for path in sorted(sources_of(module)):

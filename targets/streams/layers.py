@@ -68,10 +68,9 @@ class ProductLayer:
 
     def emit(self, e: Emitter, call: KernelCall, memory: Memory) -> None:
         image, result = image_of(call, memory), result_of(call, memory)
-        tiling = choose_tiling(shape_of(e, call, image.dram, result.dram), e.config, e.mechanisms)
-        assert tiling is not None  # where operands lie changes the cost, not what fits
-        if e.expects != e.config:
-            tiling = replace(tiling, image_engines=1)  # FETCH has copies of constants to make
+        shape = shape_of(e, call, image.dram, result.dram)
+        tiling = e.chosen.tilings.get(e.layer) or _tiling(shape, e)
+        e.products[e.layer] = shape, tiling
         emit_product(e, product_of(e, call, memory, tiling, image, result))
 
 
@@ -112,6 +111,13 @@ def product_of(
         zero_out = SIGN_ZERO
     parameters = memory.constant(pack_channel_parameters(form, constants))
     return Product(form, tiling, image, result, weights, parameters, zero_in, zero_out, low, high)
+
+
+def _tiling(shape: Shape, e: Emitter) -> Tiling:
+    tiling = choose_tiling(shape, e.config, e.mechanisms)
+    assert tiling is not None  # where operands lie changes the cost, not what fits
+    # Where constants come to SRAM first, FETCH has copies of them to make.
+    return tiling if e.expects == e.config else replace(tiling, image_engines=1)
 
 
 def _blob(memory: Memory, raw: Array) -> Blob:

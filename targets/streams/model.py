@@ -26,7 +26,9 @@ from sim.stream import INSTRUCTION_BYTES, Program, Stream
 if TYPE_CHECKING:
     from compiler.ir.graph import Graph, Node, Value
     from compiler.lowering.storage import Place
-    from targets.streams.lowering import NpuProgram, Planned, StreamStep
+    from targets.streams.lowering import NpuProgram
+    from targets.streams.placing import Planned
+    from targets.streams.writing import StreamStep
 
 HOST, SRAM, DRAM = "host", "sram", "dram"  # where values lie
 FORMAT, VERSION = "bitloom-npu", 2

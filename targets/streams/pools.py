@@ -45,7 +45,7 @@ class PoolLayer:
 
     def emit(self, e: Emitter, call: KernelCall, memory: Memory) -> None:
         p = _pooling(call, memory)
-        tile = pool_tile(p, e.config)
+        tile = pool_tile(p, e.config, e.manner.grain)
         assert tile is not None
         emit_pool(e, p, tile)
 
