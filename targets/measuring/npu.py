@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 
@@ -151,11 +154,12 @@ class NpuDevice:
             return Measurement(Outcome.HUNG, said=f"no answer within {_SECONDS:g} s")
 
     def _submit(self, choices: Choices) -> Future[Measurement]:
-        try:
-            return self._started().submit(_measure, choices, self._least)
-        except BrokenProcessPool:  # a process has ended since
-            self.close()
-            return self._started().submit(_measure, choices, self._least)
+        with _interrupts_held():  # processes begin here: Ctrl-C is for this one
+            try:
+                return self._started().submit(_measure, choices, self._least)
+            except BrokenProcessPool:  # a process has ended since
+                self.close()
+                return self._started().submit(_measure, choices, self._least)
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -176,12 +180,29 @@ class NpuDevice:
                 connection.wait([child.sentinel], _SECONDS_TO_END)
 
 
+@contextmanager
+def _interrupts_held() -> Generator[None]:
+    """An interrupt waits for the end, and processes that begin in between are never interrupted."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _networks: list[Network] = []
 
 
 def _begin(text: str, config: NpuConfig) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _networks[:] = [Network(parse_graph(text, OPS), config)]
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _measure(choices: Choices, below: float) -> Measurement:
