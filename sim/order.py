@@ -45,7 +45,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Pairs:
+class Pairs:
     """The n-th post and wait of each semaphore, in its order. nth: n; token: as instructions name it."""
 
     post: Column
@@ -67,7 +67,7 @@ def execution_order(program: Program, config: NpuConfig) -> Order:
     if len(program.streams) > config.cores:
         raise ValueError(f"{len(program.streams)} streams for the {config.cores} cores of {config.name}")
     threads = Threads.of(program)
-    pairs = _paired(threads)
+    pairs = paired(threads)
     needed = pairs.needed(len(threads))
     sequence = _as_written(threads, pairs)
     if sequence is None:
@@ -77,7 +77,9 @@ def execution_order(program: Program, config: NpuConfig) -> Order:
     return Order(threads, sequence, clocks)
 
 
-def _paired(threads: Threads) -> _Pairs:
+def paired(threads: Threads) -> Pairs:
+    """Errors: StreamError for a semaphore with two posting or two waiting engines, or more of one than of
+    the other."""
     sides: list[tuple[Column, Column]] = []
     tokens = np.concatenate([s.tokens for s in threads.program.streams])
     for columns, done in (((0, 1), "waited for"), ((2, 3), "posted")):
@@ -100,7 +102,7 @@ def _paired(threads: Threads) -> _Pairs:
     (waits, wait_keys), (posts, post_keys) = sides
     _check_partners(threads, waits, wait_keys, post_keys)
     begins = np.searchsorted(post_keys, post_keys)
-    return _Pairs(posts, waits, np.arange(len(posts)) - begins, post_keys % _SEMAPHORES)
+    return Pairs(posts, waits, np.arange(len(posts)) - begins, post_keys % _SEMAPHORES)
 
 
 def _check_partners(threads: Threads, waits: Column, wait_keys: Column, post_keys: Column) -> None:
@@ -124,7 +126,7 @@ def _for_ever(token: int) -> str:
     return f"waits for semaphore {token} for ever: no instruction that can run posts it"
 
 
-def _as_written(threads: Threads, pairs: _Pairs) -> Column | None:
+def _as_written(threads: Threads, pairs: Pairs) -> Column | None:
     """An order in which each core runs its stream as it is written, or None where there is none.
 
     It is proof enough that nothing waits for ever, whatever the depth of the queues: of all instructions that
@@ -158,7 +160,7 @@ def _as_written(threads: Threads, pairs: _Pairs) -> Column | None:
 class _Execution:
     """Runs queues and tokens, without time."""
 
-    def __init__(self, threads: Threads, pairs: _Pairs, needed: list[tuple[int, ...]], depth: int) -> None:
+    def __init__(self, threads: Threads, pairs: Pairs, needed: list[tuple[int, ...]], depth: int) -> None:
         self.threads, self.pairs, self.needed, self.depth = threads, pairs, needed, depth
         self.thread = threads.thread.tolist()
         self.queues: list[deque[int]] = [deque() for _ in threads.members]
@@ -210,7 +212,7 @@ class _Execution:
                 raise self.threads.error(queue[0], _for_ever(int(self.pairs.token[pair][0])))
 
 
-def _clocks(threads: Threads, pairs: _Pairs, needed: list[tuple[int, ...]], sequence: Column) -> Clocks:
+def _clocks(threads: Threads, pairs: Pairs, needed: list[tuple[int, ...]], sequence: Column) -> Clocks:
     count = len(threads.members)
     history = _History(count)
     known: list[Clock] = [[0] * count for _ in range(count)]
@@ -269,7 +271,7 @@ class _History:
         return np.array(self.clocks[thread], np.int64)[last]
 
 
-def _check_counts(threads: Threads, pairs: _Pairs, clocks: Clocks) -> None:
+def _check_counts(threads: Threads, pairs: Pairs, clocks: Clocks) -> None:
     """A semaphore holds at most what was posted, without the waits that must have ended before."""
     begin = np.arange(len(pairs.nth)) - pairs.nth
     # Waits pair with posts one by one, so the waiter of any pair is the semaphore's.

@@ -13,6 +13,7 @@ from schedules.bits import pack_bits, unpack_bits
 from sim.checker import check
 from sim.functional.core import Core, External
 from sim.functional.execute import execute
+from sim.grouped import grouped_order
 from sim.statistics import Statistics, statistics
 from sim.timing import Timing, time_program
 from targets.streams.model import DRAM, HOST, SRAM, HostCall, Location, NpuModel, StreamCall, node_of
@@ -40,8 +41,8 @@ def run_model(
 ) -> dict[str, Array]:
     """Outputs by name. inputs: arrays by input name; observe: called with each value when it is whole.
 
-    Layers run one behind the other, and within a layer one core behind the other: the order in which they
-    were written, which tokens let engines leave only where nothing changes (`check_streams`).
+    Instructions run in an order that tokens allow, in which layers come one after the other as far as that
+    can be; `check_streams` proves that all such orders give the same.
     """
     machine = _Machine(model)
     for value in model.graph.inputs:
@@ -102,12 +103,20 @@ class _Machine:
         streams = step.program.streams
         decoded = [s.decode(core) for core, s in enumerate(streams)]
         cores = [Core.of(self.model.config) for _ in streams]
+        order = grouped_order(step.program, step.numbers)
+        last = [0] * len(step.layers)
+        for at, (core, index) in enumerate(order, 1):
+            number = int(step.numbers[core][index])
+            if number < len(last):
+                last[number] = at
+        done, ends = 0, np.maximum.accumulate(last).tolist()
         for number, layer in enumerate(step.layers):
-            mine = [np.flatnonzero(numbers == number).tolist() for numbers in step.numbers]
-            order = ((core, i) for core, indices in enumerate(mine) for i in indices)
-            execute(cores, self.external, decoded, order)
+            end = ends[number]
+            execute(cores, self.external, decoded, order[done:end])
+            done = end
             if layer.whole:
                 observe(layer.value, self.read(layer.value))
+        execute(cores, self.external, decoded, order[done:])
 
 
 def _is_packed(type_: TensorType) -> bool:
