@@ -19,7 +19,7 @@ extensions  Arm's datasheets of G52, G76 and later; the Khronos registry, cl_arm
             of some G52 do not list it
 warp, line  Arm, "The Bifrost Shader Core" and "The Valhall Shader Core" (64 bytes in a cycle), "Mali Compute
             Architecture Fundamentals" (Midgard: 16 bytes)
-clock       of a chip with that GPU, not looked up: RK3399, S922X, Kirin 970, 980 and 9000, Dimensity 9000
+clock       of a chip with that GPU: RK3399, S922X, Kirin 970, 980 and 9000, Dimensity 9000
 """
 
 from __future__ import annotations
