@@ -38,7 +38,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.printer import graph_text
 from compiler.lowering.cache import Cache, default_folder, default_limit, source_digest
 from compiler.numerics.element import Array
-from compiler.quantize.budget import Budget
+from compiler.quantize.budget import Budget, Metric
 from compiler.quantize.calibration_run import read_calibration
 from compiler.quantize.layers import contraction_layers
 from compiler.quantize.quantize_graph import WeightWidths
@@ -104,8 +104,10 @@ def compile(
     Errors: BitloomError with a message to act on; `output` is then as it was before.
     """
     chosen = target_named(target, variants)
+    limits = None if budget is None else Budget.parse(budget)
     if records and isinstance(chosen, TakesRecords):
-        chosen = chosen.with_records(records_folder(), warn)
+        small = limits is not None and limits.metric is Metric.SIZE
+        chosen = chosen.with_records(records_folder(), warn, packed=small)
     options = QuantizeOptions(
         weights=WeightWidths(
             element_named(weights, "weights"),
@@ -114,7 +116,7 @@ def compile(
         ),
         activations=element_named(activations, "activations"),
         observer=observer_named(observer, dict(observer_options or {})),
-        budget=None if budget is None else Budget.parse(budget),
+        budget=limits,
     )
     library = c_name(name or Path(model).stem)
     check_output(Path(output))

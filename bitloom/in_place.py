@@ -33,9 +33,10 @@ from targets.tunable import TunableInModel
 _NAME = "model"
 _INPUTS = "inputs.npz"
 _LOCAL = "local"
-# A turn of one library: so long, but so many runs at least, of which the fastest counts for each step. Longer
-# where a connection has to be made for it.
-_TURN_SECONDS, _REMOTE_TURN_SECONDS, _LEAST_RUNS = 0.03, 0.3, 3
+# A turn of one library: so long, but so many runs at least and at most, of which the fastest counts for each
+# step. Longer where a connection has to be made for it.
+_TURN_SECONDS, _REMOTE_TURN_SECONDS = 0.03, 0.3
+_LEAST_RUNS, _MOST_RUNS = 3, 1000
 _START_SECONDS, _SLOWEST = 60.0, 50.0
 _MEMORY_BYTES = 4 << 30
 
@@ -141,7 +142,7 @@ def profiled(
         models += (load(folder, threads, runner) for folder in job.folders)
         once = float(models[0].time(inputs, 3).min())
         seconds = _TURN_SECONDS if runner == _LOCAL else _REMOTE_TURN_SECONDS
-        runs = max(_LEAST_RUNS, int(seconds / once))
+        runs = max(_LEAST_RUNS, min(_MOST_RUNS, int(seconds / once)))
         turns: list[list[dict[str, float]]] = []
         for _ in range(job.turns):
             # Another order in each turn: what slows down or speeds up meanwhile does so to all.

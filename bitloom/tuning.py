@@ -139,9 +139,9 @@ class Comparison:
     ratio: float
 
 
-# Turns, and runs of each within one.
+# Turns, and how long the runs of each within one take; of small models, no more than so many.
 _TURNS = 15
-_TURN_SECONDS = 0.15
+_TURN_SECONDS, _MOST_RUNS = 0.15, 1000
 
 
 def compared(work: Work, place: Place, progress: Progress = no_progress) -> Iterator[Comparison]:
@@ -188,7 +188,7 @@ def threads_timed(work: Work, place: Place, progress: Progress = no_progress) ->
         progress("compare numbers of threads")
         models = {n: loaded.enter_context(load(folder, n)) for n in counts}
         once = float(models[1].time(inputs, 5).min())
-        runs = max(3, int(_TURN_SECONDS / once))
+        runs = _runs(once)
         turns = [
             {n: float(models[n].time(inputs, runs, 1).min()) for n in (counts, counts[::-1])[number % 2]}
             for number in range(_TURNS)
@@ -211,13 +211,18 @@ def keep_threads(work: Work, tuner: Tuner, seconds: Mapping[int, float]) -> int:
     return fewest(seconds)
 
 
+def _runs(seconds: float) -> int:
+    """In a turn, of a model that takes so long."""
+    return max(3, min(_MOST_RUNS, int(_TURN_SECONDS / seconds)))
+
+
 def _compared(
     folders: Mapping[str, Path], inputs: Mapping[str, Array], threads: int, runner: str
 ) -> Comparison:
     with load(folders["before"], threads, runner) as before, load(folders["after"], threads, runner) as after:
         once = float(before.time(inputs, 5).min())
         after.time(inputs, 3)
-        runs = max(3, int(_TURN_SECONDS / once))
+        runs = _runs(once)
         turns: list[tuple[float, float]] = []
         for number in range(_TURNS):
             order = (before, after) if number % 2 == 0 else (after, before)

@@ -72,8 +72,9 @@ class Target(Protocol):
 class TakesRecords(Protocol):
     """A target whose kernels can be planned by records of measurements."""
 
-    def with_records(self, folder: Path, warn: Callable[[str], None]) -> Target:
-        """This target with the records in a folder. warn: told of each line of them that is damaged."""
+    def with_records(self, folder: Path, warn: Callable[[str], None], *, packed: bool = False) -> Target:
+        """This target with the records in a folder. warn: told of each line of them that is damaged. packed:
+        narrow weights are not kept as bytes, whatever was faster."""
         ...
 
 

@@ -106,10 +106,9 @@ class AmxPlan:
 
     @property
     def prefetched_lines(self) -> int:
-        """Cache lines of the next panel's weights that each step of a block fetches early; none where the
-        weights stay in the second-level cache from one run to the next."""
+        """Cache lines of the next panel's weights that each step of a block fetches early."""
         c = self.config
-        if self.operand_type("weight")[0] <= self.machine.l2_bytes // 4:
+        if not c.prefetches:
             return 0
         blocks = -(-c.share_rows // c.rows) * -(-c.share_columns // c.width)
         return -(-c.vectors * c.depth // (4 * blocks))

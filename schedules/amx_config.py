@@ -28,7 +28,8 @@ class AmxConfig:
     """pixels: rows of a tile of output pixels. rows, columns: tiles of a block, below each other (one row of
     the image each) and beside each other. vectors: tiles of 16 output channels of a block.
     depth: bytes of a tile's row of inputs, a multiple of 4. share_rows, share_columns, share_panels: what one
-    share computes, in output rows and columns and in panels of `vectors` tiles of channels.
+    share computes, in output rows and columns and in panels of `vectors` tiles of channels. prefetches:
+    whether the next panel's weights are fetched early into the second-level cache.
     """
 
     pixels: int
@@ -39,6 +40,7 @@ class AmxConfig:
     share_rows: int
     share_columns: int
     share_panels: int
+    prefetches: bool
 
     @property
     def tiles(self) -> int:
@@ -98,6 +100,18 @@ def steps_of(g: Geometry) -> int:
     return g.segments * ceil(g.run / ROW_BYTES)
 
 
+def panels_of(config: AmxConfig, g: Geometry) -> int:
+    """Of the layer."""
+    return ceil(g.form.out_channels / (TILE_LANES * config.vectors))
+
+
+def prefetch_pays(config: AmxConfig, g: Geometry, machine: CpuMachine) -> bool:
+    """Whether the weights of a layer by itself do not stay in the second-level cache from one run to the
+    next. What they do in a model depends on the other layers: there it is tuned."""
+    packed = steps_of(g) * config.depth // 4 * ROW_BYTES * ceil(g.form.out_channels / TILE_LANES)
+    return panels_of(config, g) > 1 and packed > machine.l2_bytes // 4
+
+
 def fits_tiles(pixel_tiles: int, vectors: int) -> bool:
     """Sums stay in registers; of inputs and weights one side is kept for a step and the other passes by,
     through two registers where there is a next one to load meanwhile."""
@@ -124,6 +138,8 @@ def check_config(config: AmxConfig, g: Geometry, machine: CpuMachine) -> None:
         raise ValueError(f"shares of {c.share_columns} columns are not made of blocks of {c.width}")
     if c.share_panels < 1:
         raise ValueError("a share needs at least one panel")
+    if c.prefetches and panels_of(c, g) == 1:
+        raise ValueError("there is no next panel to be fetched")
 
 
 def default_config(form: Convolution, machine: CpuMachine) -> AmxConfig:
@@ -200,6 +216,7 @@ def _with_shares(block: tuple[int, int, int, int], g: Geometry, machine: CpuMach
         share_rows=g.height,
         share_columns=g.width,
         share_panels=ceil(ceil(g.form.out_channels / TILE_LANES) / vectors),
+        prefetches=False,
     )
     input_bytes = g.images * g.form.in_height * g.form.in_width * g.form.in_channels
     weight_bytes = g.form.out_channels * g.form.taps
@@ -223,4 +240,5 @@ def _with_shares(block: tuple[int, int, int, int], g: Geometry, machine: CpuMach
         share_rows=rows,
         share_columns=columns,
         share_panels=panels,
+        prefetches=prefetch_pays(whole, g, machine),
     )

@@ -25,28 +25,20 @@ from schedules.mali_channels import (
     stored,
 )
 from schedules.mali_code import Code, type_of
-from schedules.mali_kernel import ClKernel, Sizes, check_group, kernel
+from schedules.mali_kernel import ClConfig, ClKernel, Sizes, check_group, kernel
 from schedules.mali_machines import GpuMachine
 
 I8, I16, I32 = ElementType.I8, ElementType.I16, ElementType.I32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClConvolutionConfig:
+class ClConvolutionConfig(ClConfig):
     """pixels, channels: of a work-item's tile. block: input channels that are loaded at once; 0: as many as
-    16 bytes hold, or fewer where there are few. group_x, group_y, group_z: work-items of a group; 0: by
-    rule."""
+    16 bytes hold, or fewer where there are few."""
 
     pixels: int
     channels: int
     block: int = 0
-    group_x: int = 0
-    group_y: int = 0
-    group_z: int = 0
-
-    @property
-    def group(self) -> Sizes:
-        return self.group_x, self.group_y, self.group_z
 
 
 @dataclass(frozen=True)

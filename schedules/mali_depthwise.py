@@ -20,7 +20,7 @@ from schedules.mali_channels import (
     stored,
 )
 from schedules.mali_code import Code, type_of
-from schedules.mali_kernel import ClKernel, Sizes, check_group, kernel
+from schedules.mali_kernel import ClConfig, ClKernel, Sizes, check_group, kernel
 from schedules.mali_machines import GpuMachine
 
 I8, I32 = ElementType.I8, ElementType.I32
@@ -29,19 +29,11 @@ _COLUMNS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClDepthwiseConfig:
-    """pixels, channels: of a work-item's tile; channels 4, 8 or 16. group_x, group_y, group_z: work-items of
-    a group; 0: by rule."""
+class ClDepthwiseConfig(ClConfig):
+    """pixels, channels: of a work-item's tile; channels 4, 8 or 16."""
 
     pixels: int
     channels: int
-    group_x: int = 0
-    group_y: int = 0
-    group_z: int = 0
-
-    @property
-    def group(self) -> Sizes:
-        return self.group_x, self.group_y, self.group_z
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,19 @@ BY_RULE: Sizes = (0, 0, 0)
 SCRATCH = "scratch"  # the operand of `ClPlan.scratch_bytes`
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClConfig:
+    """group_x, group_y, group_z: work-items of a group, as far as a kernel has so many; all 0: by rule."""
+
+    group_x: int = 0
+    group_y: int = 0
+    group_z: int = 0
+
+    @property
+    def group(self) -> Sizes:
+        return self.group_x, self.group_y, self.group_z
+
+
 @dataclass(frozen=True, slots=True)
 class ClParameter:
     """An operand: bytes from an offset in a memory object. restrict: no other operand overlaps it."""

@@ -16,7 +16,7 @@ from compiler.lowering.kernel import structural_digest
 from compiler.numerics.element import Array, ElementType
 from schedules.loops import packed_constants, type_prefix
 from schedules.mali_code import Code, Value, type_of
-from schedules.mali_kernel import SCRATCH, ClKernel, ClParameter, Sizes, check_group, kernel
+from schedules.mali_kernel import SCRATCH, ClConfig, ClKernel, ClParameter, check_group, kernel
 from schedules.mali_machines import GpuMachine
 from schedules.mali_values import ClLanes, Memory
 
@@ -31,18 +31,10 @@ _ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClLoopsConfig:
-    """vector_bytes: of the widest values that a work-item computes at a time. group_x, group_y, group_z:
-    work-items of a group, as far as a kernel has so many; 0: by rule."""
+class ClLoopsConfig(ClConfig):
+    """vector_bytes: of the widest values that a work-item computes at a time."""
 
     vector_bytes: int
-    group_x: int = 0
-    group_y: int = 0
-    group_z: int = 0
-
-    @property
-    def group(self) -> Sizes:
-        return self.group_x, self.group_y, self.group_z
 
 
 @dataclass(frozen=True)

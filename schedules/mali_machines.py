@@ -19,7 +19,9 @@ extensions  Arm's datasheets of G52, G76 and later; the Khronos registry, cl_arm
             of some G52 do not list it
 warp, line  Arm, "The Bifrost Shader Core" and "The Valhall Shader Core" (64 bytes in a cycle), "Mali Compute
             Architecture Fundamentals" (Midgard: 16 bytes)
-clock       of a chip with that GPU: RK3399, S922X, Kirin 970, 980 and 9000, Dimensity 9000
+clock       of a chip with that GPU. Looked up: G52 in S922X (Linux, meson-g12-common.dtsi), G72 in Kirin 970
+            and G710 in Dimensity 9000 (nanoreview.net). Recalled: T860 in RK3399, G76 in Kirin 980, G78 in
+            Kirin 9000
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class CpuTarget:
         plan = plan_kernel if self.tuned is None else self.tuned.plan
         return {name: partial(plan, machine=machine) for name, machine in self.machines.items()}
 
-    def with_records(self, folder: Path, warn: Callable[[str], None]) -> CpuTarget:
+    def with_records(self, folder: Path, warn: Callable[[str], None], *, packed: bool = False) -> CpuTarget:
         """This target, whose kernels are planned by the records of devices in a folder."""
         from schedules.tuning.records import databases
 
@@ -87,7 +87,7 @@ class CpuTarget:
         from schedules.tuning.tuned import Tuned
         from targets.measuring.host import host_fingerprint
 
-        tuned = Tuned.of(folder, self.machines.values(), host_fingerprint(), warn)
+        tuned = Tuned.of(folder, self.machines.values(), host_fingerprint(), warn, packed=packed)
         return replace(self, tuned=tuned if tuned.choices or tuned.threads else None)
 
     def check_place(self, place: Place) -> None:

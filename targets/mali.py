@@ -87,7 +87,7 @@ class MaliTarget:
         except ValueError:
             return plan_kernel(form, self.cpu) if tuned is None else tuned.plan(form, self.cpu)
 
-    def with_records(self, folder: Path, warn: Callable[[str], None]) -> MaliTarget:
+    def with_records(self, folder: Path, warn: Callable[[str], None], *, packed: bool = False) -> MaliTarget:
         """This target, whose kernels are planned by the records of devices in a folder: by those of Mali GPUs
         before those of what stands in for one."""
         from schedules.tuning.records import databases
@@ -96,7 +96,8 @@ class MaliTarget:
             return self
         from schedules.tuning.tuned import Tuned
 
-        tuned = Tuned.of(folder, (self.gpu, self.cpu), None, warn, lambda device: "Mali" not in device)
+        machines, others = (self.gpu, self.cpu), lambda device: "Mali" not in device
+        tuned = Tuned.of(folder, machines, None, warn, others, packed=packed)
         return replace(self, tuned=tuned if tuned.choices else None)
 
     def check_place(self, place: Place) -> None:

@@ -68,8 +68,8 @@ class NpuTarget:
             found[name] = found.get(name, 0.0) + layer.cycles
         return found
 
-    def with_records(self, folder: Path, warn: Callable[[str], None]) -> NpuTarget:
-        """This target, with the choices of records for the same configuration."""
+    def with_records(self, folder: Path, warn: Callable[[str], None], *, packed: bool = False) -> NpuTarget:
+        """This target, with the choices of records for the same configuration. packed: weights always are."""
         from schedules.tuning.npu_tuned import TunedNetworks
         from targets.streams.choosing import machine_of
 

@@ -52,7 +52,7 @@ class Place:
 class Tunable(Protocol):
     """A target whose programs are made faster by measuring what can be chosen for them."""
 
-    def with_records(self, folder: Path, warn: Callable[[str], None]) -> Target:
+    def with_records(self, folder: Path, warn: Callable[[str], None], *, packed: bool = False) -> Target:
         """See `compiler.driver.TakesRecords`."""
         ...
 
@@ -104,10 +104,13 @@ class KeepsObjects(Protocol):
 
 
 def tuning_facts(tuned: Tuned | None, plans: Sequence[KernelPlan]) -> dict[str, Any]:
-    """For the manifest: how many kernels records decide about, and whose records."""
-    known = 0 if tuned is None else sum(tuned.knows(plan.form, plan.machine) for plan in plans)
+    """For the manifest: how many kernels records decide about, how many of them keep narrow weights as bytes,
+    and whose records."""
+    found = [(plan, tuned.known(plan)) for plan in plans] if tuned is not None else []
+    known = [(plan, form) for plan, form in found if form is not None]
+    widened = sum(plan.form != form for plan, form in known)
     devices = list(tuned.devices) if tuned is not None and known else []
-    return {"kernels": len(plans), "tuned": known, "devices": devices}
+    return {"kernels": len(plans), "tuned": len(known), "widened": widened, "devices": devices}
 
 
 if TYPE_CHECKING:

@@ -1,10 +1,8 @@
-"""Tuning of GPU kernels: spaces hold legal choices, OpenCL devices survive any candidate, and `compile` uses
-what was found."""
+"""Tuning of GPU kernels: spaces hold legal choices, and `compile` uses what was found."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
@@ -18,30 +16,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.ir.diagnostics import BitloomError
-from compiler.loops.form import Convolution, Form, LoopForm, Role
-from compiler.numerics.element import Array, ElementType
-from schedules.mali import GpuPlan, gpu_plan, plan_gpu_kernel
-from schedules.mali_machines import G76, GENERIC, MACHINES, GpuMachine
+from compiler.loops.form import Convolution, Form
+from compiler.numerics.element import ElementType
+from schedules.mali import plan_gpu_kernel
+from schedules.mali_machines import G76, MACHINES, GpuMachine
 from schedules.tuning.mali_space import MALI_FEATURES, GpuSpace, space_of
 from schedules.tuning.mali_templates import MALI_TEMPLATES
-from schedules.tuning.measure import Measurement, Outcome, Unit
+from schedules.tuning.measure import Outcome, Unit
 from schedules.tuning.records import Record, append, database_path, databases, read
 from schedules.tuning.space import Choice
 from schedules.tuning.transfer import Transfer
 from schedules.tuning.tuned import Tuned
 from targets.measuring.opencl import OpenClDevice
-from targets.measuring.opencl_api import ClError
-from targets.measuring.operands import FormConstants
 from tests import loop_families as f
-from tests import opencl_shim
 from tests.command_line import bitloom
-from tests.planted_gpu_plans import PlantedGpuPlan
-from tests.test_lowering_loops import FAMILIES, operands_of
+from tests.mali_device import LAYERS, opencl_device, planned
 from tests.test_mali_library import SAMPLES, network
 from tests.test_tuning_space import convolutions
 
 I8, I4 = ElementType.I8, ElementType.I4
-SOFTMAXES = {name: FAMILIES[name] for name in ("softmax", "large softmax")}
 LOOPS = [f.add((1, 28, 28, 64)), f.max_pool(28, 28, 32), f.softmax(4, 1000), f.table((3, 5))]
 forms = convolutions() | st.sampled_from(LOOPS)
 machines = st.sampled_from(list(MACHINES.values()))
@@ -54,12 +47,6 @@ def space_for(form: Form, machine: GpuMachine) -> GpuSpace | None:
     except ValueError:
         return None
     return GpuSpace(form, machine)
-
-
-def planned(space: GpuSpace, choice: Choice) -> GpuPlan:
-    plan = gpu_plan(space.plan(choice))
-    assert plan is not None
-    return plan
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,7 +71,7 @@ def test_choices_are_legal_and_their_groups_fit_the_machine(
             break
         choice = random.choice(near)
     drawn = space.drawn(random)
-    assert space.plan(drawn).form == form
+    assert space.plan(drawn).form == space.forms[drawn.widened]
     record = json.loads(json.dumps(drawn.as_json()))
     assert space.choice_of(record) == drawn
 
@@ -116,10 +103,12 @@ def test_the_list_begins_with_the_default_and_goes_by_the_estimate(form: Form, m
     if space is None:
         return
     listed = list(space.ordered())
-    assert listed[0] == space.default and len(set(listed)) == len(listed)
+    first = len(space.defaults)
+    assert listed[0] == space.default and listed[:first] == space.defaults and len(set(listed)) == len(listed)
     estimate = MALI_FEATURES.index("estimate")
-    costs = [float(space.features(choice)[estimate]) for choice in listed[1:]]
-    assert costs == sorted(costs)
+    for widened in space.forms:
+        costs = [float(space.features(c)[estimate]) for c in listed[first:] if c.widened is widened]
+        assert costs == sorted(costs)
 
 
 @settings(max_examples=30, deadline=None)
@@ -134,14 +123,6 @@ def test_choices_are_carried_over_legally(
     assert carried is None or here.is_legal(carried)
 
 
-LAYERS = {
-    "pointwise": Convolution(1, 6, 5, 24, 6, 5, 40, 1, 1, I8, I8, I8),
-    "3x3": Convolution(1, 6, 5, 8, 6, 5, 16, 3, 3, I8, I8, I8, pad=(1, 1), input_pitch=24, output_pitch=48),
-    "int4": Convolution(1, 6, 5, 16, 6, 5, 16, 1, 1, I8, I4, I8),
-    "depthwise": Convolution(1, 8, 8, 24, 8, 8, 24, 3, 3, I8, I8, I8, pad=(1, 1), groups=24),
-}
-
-
 def test_every_template_has_a_form() -> None:
     loops: list[Form] = [f.max_pool(9, 9, 8)]
     spaces = [GpuSpace(form, G76) for form in [*LAYERS.values(), *loops]]
@@ -149,174 +130,13 @@ def test_every_template_has_a_form() -> None:
     assert all(isinstance(space_of(space.form, G76), GpuSpace) for space in spaces)
 
 
-# On a device.
+# The command.
 
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[OpenClDevice]:
-    given: FormConstants = {form: constants_for(form) for form in SOFTMAXES.values()}
-    try:
-        device = OpenClDevice("", given, build_seconds=60.0, run_seconds=20.0)
-    except BitloomError as error:
-        pytest.skip(error.message)
-    yield device
-    device.close()
-
-
-def constants_for(form: LoopForm) -> dict[str, Array]:
-    names = {b.name for b in form.operands if b.role is Role.CONSTANT}
-    return {name: array for name, array in operands_of(form).items() if name in names}
-
-
-def measured(device: OpenClDevice, plans: list[Any]) -> list[Measurement]:
-    found = dict(device.measure(plans))
-    assert sorted(found) == list(range(len(plans)))
-    return [found[i] for i in range(len(plans))]
-
-
-FAULTS = {
-    "crashing": (Outcome.CRASHED, "SIGSEGV"),
-    "hanging": (Outcome.HUNG, "no answer within 20 s"),
-    "wrong": (Outcome.WRONG, "1 of 4096 elements of y are wrong, the first at (17,)"),
-    "trespassing": (Outcome.WRONG, "it wrote beside y"),
-    "unbuildable": (Outcome.NOT_BUILT, "nothing"),
-    "large group": (Outcome.NOT_BUILT, "work-items"),
-}
-
-
-@pytest.mark.parametrize("kind", FAULTS)
-def test_a_fault_is_an_outcome_and_the_next_candidate_is_measured(device: OpenClDevice, kind: str) -> None:
-    outcome, words = FAULTS[kind]
-    plans = [PlantedGpuPlan("sound"), PlantedGpuPlan(kind), PlantedGpuPlan("sound", 1)]
-    before, bad, after = measured(device, plans)
-    assert (bad.outcome, words in bad.said) == (outcome, True), bad
-    assert math.isinf(bad.cost) and math.isinf(bad.spread)
-    assert before.outcome is after.outcome is Outcome.MEASURED, (before, after)
-
-
-def test_costs_are_seconds_of_the_device(device: OpenClDevice) -> None:
-    quick, slow = measured(device, [PlantedGpuPlan("sound"), PlantedGpuPlan("slow")])
-    assert device.unit is Unit.SECONDS and device.parallel == 1
-    assert 0 < quick.cost < slow.cost
-    assert "driver" in device.fingerprint
-
-
-@pytest.mark.parametrize("name", [*LAYERS, "pool", *SOFTMAXES])
-def test_choices_of_every_template_are_found_right(device: OpenClDevice, name: str) -> None:
-    form: Form = {**LAYERS, "pool": f.max_pool(9, 9, 12), **SOFTMAXES}[name]
-    space = GpuSpace(form, GENERIC if name in LAYERS else G76)
-    random = Random(1)
-    choices = dict.fromkeys([space.default, *(space.drawn(random) for _ in range(6))])
-    found = measured(device, [planned(space, choice) for choice in choices])
-    assert {m.said for m in found} <= {""}, [m.said for m in found]
-    assert {m.outcome for m in found} == {Outcome.MEASURED}
-
-
-def test_errors_of_opencl_survive_the_way_between_processes() -> None:
-    import pickle
-
-    error = pickle.loads(pickle.dumps(ClError("clCreateBuffer", -61)))
-    assert str(error) == "clCreateBuffer: out of memory (OpenCL error -61)" and error.out_of_memory
-    assert not ClError("clFinish", -5).out_of_memory
-
-
-@pytest.mark.parametrize(
-    ("function", "words"),
-    [
-        (opencl_shim.NO_PLATFORM, "there is no OpenCL device"),
-        (opencl_shim.NO_DEVICE, "there is no OpenCL device"),
-        (
-            "int clGetPlatformIDs(unsigned n, handle *p, unsigned *c) { return *(volatile int *)8; }",
-            "SIGSEGV",
-        ),
-    ],
-    ids=["platform", "device", "crash"],
-)
-def test_a_computer_without_a_device_is_told_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, words: str
-) -> None:
-    monkeypatch.setenv("BITLOOM_OPENCL", str(opencl_shim.shim(tmp_path, function)))
-    with pytest.raises(BitloomError, match=words):
-        OpenClDevice()
-
-
-def test_memory_that_the_device_lacks_is_an_outcome(
-    device: OpenClDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BITLOOM_OPENCL", str(opencl_shim.shim(tmp_path, opencl_shim.NO_MEMORY)))
-    try:
-        small = OpenClDevice()
-    except BitloomError as error:  # the system has no driver of its own
-        pytest.skip(error.message)
-    try:
-        [found] = measured(small, [PlantedGpuPlan("sound")])
-    finally:
-        small.close()
-    assert found.outcome is Outcome.OUT_OF_MEMORY
-    assert found.said == "clCreateBuffer: out of memory (OpenCL error -4)"
-
-
-BUILD = "int clBuildProgram(handle p, unsigned n, const handle *d, const char *o, void *f, void *data)"
-
-
-@pytest.mark.parametrize(
-    ("body", "outcome", "words"),
-    [
-        ("return *(volatile int *)8;", Outcome.NOT_BUILT, "the driver's compiler: ended by SIGSEGV"),
-        (
-            "for (volatile int i = 0;;) i = 0;",
-            Outcome.NOT_BUILT,
-            "the driver's compiler: no answer within 3 s",
-        ),
-        ("return -6;", Outcome.NOT_BUILT, "the compiler: out of memory (OpenCL error -6)"),
-        (
-            "static char *volatile more; for (;;) { more = malloc(1 << 22); memset(more, 1, 1 << 22); }",
-            Outcome.OUT_OF_MEMORY,
-            "took more than 1024 MiB",
-        ),
-    ],
-    ids=["crashes", "hangs", "refuses", "eats"],
-)
-def test_compilers_of_drivers_may_fail(
-    device: OpenClDevice,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    body: str,
-    outcome: Outcome,
-    words: str,
-) -> None:
-    shim = opencl_shim.shim(tmp_path, "#include <stdlib.h>", f"{BUILD} {{ {body} }}")
-    monkeypatch.setenv("BITLOOM_OPENCL", str(shim))
-    try:
-        bad = OpenClDevice(build_seconds=3.0 if "3 s" in words else 60.0, memory_bytes=1 << 30)
-    except BitloomError as error:  # the system has no driver of its own
-        pytest.skip(error.message)
-    try:
-        found = measured(bad, [PlantedGpuPlan("sound"), PlantedGpuPlan("sound", 1)])
-    finally:
-        bad.close()
-    assert [(m.outcome, words in m.said) for m in found] == [(outcome, True)] * 2, found
-
-
-def test_a_device_that_is_gone_ends_the_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = opencl_shim.shim(tmp_path, opencl_shim.NO_DEVICE)
-    try:
-        device = OpenClDevice()
-    except BitloomError as error:
-        pytest.skip(error.message)
-    outcomes: list[Outcome] = []
-    plans: list[Any] = [PlantedGpuPlan("crashing"), PlantedGpuPlan("sound")]
-    try:
-        monkeypatch.setenv("BITLOOM_OPENCL", str(gone))
-        with pytest.raises(BitloomError, match="there is no OpenCL device"):
-            for _, measurement in device.measure(plans):
-                outcomes.append(measurement.outcome)
-    finally:
-        device.close()
-    assert outcomes == [Outcome.CRASHED]
-
-
-# The command.
+    with opencl_device() as device:
+        yield device
 
 
 @pytest.fixture(scope="module")

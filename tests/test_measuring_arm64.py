@@ -93,6 +93,6 @@ def test_a_model_is_tuned_on_it_and_compiled_by_its_records(farm: Farm, tmp_path
     compiled = run("compile", *source, *target, "-q", "--json")
     assert compiled.code == 0, compiled.stderr
     tuning = json.loads(compiled.stdout)["tuning"]
-    assert tuning == {"kernels": tuning["kernels"], "tuned": tuning["kernels"], "devices": [result["device"]]}
+    assert tuning["tuned"] == tuning["kernels"] and tuning["devices"] == [result["device"]]
     verified = run("verify", "out", "--runner", "qemu:cortex-a76", "--samples", "1")
     assert verified.code == 0, verified.stderr

@@ -121,7 +121,7 @@ def _compiled_by_records(folder: Path, target: list[str], device: str) -> None:
     done = run(folder, "compile", *source, *target, "-q", "--json")
     assert done.code == 0, done.stderr
     tuning = json.loads(done.stdout)["tuning"]
-    assert tuning == {"kernels": tuning["kernels"], "tuned": tuning["kernels"], "devices": [device]}
+    assert tuning["tuned"] == tuning["kernels"] and tuning["devices"] == [device]
     assert tuning["kernels"] > 0
     verified = run(folder, "verify", "out", "--runner", "qemu:cortex-a76", "--samples", "1")
     assert verified.code == 0, verified.stderr

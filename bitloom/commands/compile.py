@@ -185,6 +185,8 @@ def _print(artifact: Artifact, json: bool) -> None:
         devices = "; ".join(tuning["devices"])
         what = "layers" if of_npu else "kernels"
         print(f"{tuning['tuned']} of {tuning[what]} {what} planned by records of {devices}")
+        if wide := tuning.get("widened", 0):
+            print(f"{wide} of them keep narrow weights as bytes, which is larger (unless --budget 'size<=…')")
     if (estimate := manifest.get("estimate")) is not None:
         gpu = f"a {estimate['gpu']} of {estimate['cores']} cores"
         print(

@@ -235,6 +235,7 @@ class AmxTemplate:
             for n in other_parts(columns, ceil(c.share_columns / c.width)):
                 yield replace(c, share_columns=min(g.width, n * c.width))
         yield from (replace(c, share_panels=n) for n in other_parts(panels, c.share_panels))
+        yield replace(c, prefetches=not c.prefetches)
 
     def _across(self, c: AmxConfig, columns: int, g: Geometry) -> AmxConfig:
         """So many tiles beside each other, as small as then suffice for a row."""
@@ -255,6 +256,7 @@ class AmxTemplate:
             share_rows=1,
             share_columns=g.width,
             share_panels=1,
+            prefetches=random.random() < 0.5,
         )
         rows, columns, panels = (random.choice(part_counts(n)) for n in self._units(g, tile))
         return self._shared(tile, g, (rows, columns, panels))
@@ -303,4 +305,5 @@ class AmxTemplate:
             share_rows=min(g.height, in_parts(rows, parts[0]) * c.rows),
             share_columns=min(g.width, beside * c.width),
             share_panels=in_parts(panels, parts[2]),
+            prefetches=c.prefetches and panels > 1,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from compiler.loops.form import Form
@@ -32,9 +31,8 @@ class GpuSpace(FormSpace[GpuMachine]):
     def feature_names(self) -> Sequence[str]:
         return MALI_FEATURES
 
-    @cached_property
-    def default_plan(self) -> KernelPlan:
-        return plan_gpu_kernel(self.form, self.machine)
+    def planned(self, form: Form) -> KernelPlan:
+        return plan_gpu_kernel(form, self.machine)
 
 
 def space_of(form: Form, machine: Machine) -> FormSpace[Any]:

@@ -10,9 +10,9 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, islice, zip_longest
+from itertools import chain, islice, product, zip_longest
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -22,7 +22,7 @@ from compiler.loops.form import Convolution, Form, Role
 from compiler.loops.nest import span_of
 from compiler.lowering.kernel import KernelConfig, KernelPlan, Machine, structural_digest
 from compiler.lowering.machine import CpuMachine
-from compiler.numerics.element import Array
+from compiler.numerics.element import Array, ElementType
 from schedules.cpu import plan_kernel
 from schedules.tuning.contractions import AmxTemplate, BinaryTemplate, ConvolutionTemplate
 from schedules.tuning.mali_templates import MALI_TEMPLATES
@@ -77,14 +77,17 @@ class Space(Protocol[ChoiceT]):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """template: its name."""
+    """template: its name. widened: whether weights of fewer bits are kept as bytes, which takes more memory
+    and saves their unpacking."""
 
     template: str
     config: KernelConfig
+    widened: bool = False
 
     def as_json(self) -> dict[str, Any]:
         fields: dict[str, Any] = dataclasses.asdict(self.config)  # type: ignore[call-overload]
-        return {"template": self.template, "version": version_of(self.template), "config": fields}
+        choice = {"template": self.template, "version": version_of(self.template), "config": fields}
+        return {**choice, "widened": True} if self.widened else choice
 
     @staticmethod
     def of_json(record: Mapping[str, Any]) -> Choice:
@@ -95,9 +98,22 @@ class Choice:
         if record.get("version") != version_of(template.name):
             raise ValueError(f"template {template.name} has changed since")
         try:
-            return Choice(template.name, template.config(**record["config"]))
+            return Choice(template.name, template.config(**record["config"]), is_widened(record))
         except (KeyError, TypeError) as error:
             raise ValueError(f"no configuration of {template.name}: {error}") from None
+
+
+def is_widened(record: Mapping[str, Any]) -> bool:
+    """Of a choice in JSON."""
+    return record.get("widened", False) is True
+
+
+def widened(form: Form) -> Form | None:
+    """The form whose kernels keep narrow weights as bytes; None where they are not narrow, or activations
+    are bits, which are counted together."""
+    if not isinstance(form, Convolution) or form.weight.bits >= 8 or form.input.bits < 8:
+        return None
+    return replace(form, weight=ElementType.I8)
 
 
 def version_of(template: str) -> str:
@@ -133,9 +149,8 @@ class FormSpace(ABC, Generic[MachineT]):
         """All templates for such machines."""
         ...
 
-    @cached_property
     @abstractmethod
-    def default_plan(self) -> KernelPlan:
+    def planned(self, form: Form) -> KernelPlan:
         """By the analytic model. Errors: ValueError where the machine does not take the form."""
         ...
 
@@ -180,21 +195,41 @@ class FormSpace(ABC, Generic[MachineT]):
         return choice
 
     @cached_property
-    def templates(self) -> tuple[Template[MachineT], ...]:
-        return tuple(t for t in self.family if t.takes(self.form, self.machine))
+    def default_plan(self) -> KernelPlan:
+        """See `planned`."""
+        return self.planned(self.form)
+
+    @cached_property
+    def forms(self) -> Mapping[bool, Form]:
+        """What kernels compute, by whether weights are widened."""
+        wide = widened(self.form)
+        return {False: self.form} if wide is None else {False: self.form, True: wide}
+
+    @cached_property
+    def templates(self) -> Sequence[tuple[bool, Template[MachineT]]]:
+        """Those that take the form, by whether weights are widened."""
+        pairs = product(self.forms.items(), self.family)
+        return tuple((wide, t) for (wide, form), t in pairs if t.takes(form, self.machine))
 
     @property
     def default(self) -> Choice:
         return choice_of(self.default_plan)
+
+    @cached_property
+    def defaults(self) -> Sequence[Choice]:
+        """By the analytic model: the default, and the one with widened weights."""
+        wide = self.forms.get(True)
+        found = None if wide is None else replace(choice_of(self.planned(wide)), widened=True)
+        return [self.default] if found is None or not self.is_legal(found) else [self.default, found]
 
     def plan(self, choice: Choice) -> KernelPlan:
         """Errors: ValueError with the reason where the choice is not legal."""
         if choice == self.default:
             return self.default_plan
         template = _BY_NAME[choice.template]
-        if template not in self.templates:
+        if (choice.widened, template) not in self.templates:
             raise ValueError(f"template {choice.template} does not take {self.form}")
-        plan = template.plan(self.form, self.machine, choice.config)
+        plan = template.plan(self.forms[choice.widened], self.machine, choice.config)
         self.check(plan)
         return plan
 
@@ -206,47 +241,56 @@ class FormSpace(ABC, Generic[MachineT]):
         return True
 
     def ordered(self) -> Iterator[Choice]:
-        """The default, then the templates' lists by turns."""
-        lists = [self._choices(t, t.ordered(self.form, self.machine)) for t in self.templates]
+        """The defaults, then the templates' lists by turns."""
+        lists = [
+            self._choices(t, wide, t.ordered(self.forms[wide], self.machine)) for wide, t in self.templates
+        ]
         turns = (c for turn in zip_longest(*lists) for c in turn if c is not None)
-        yield from dict.fromkeys(chain([self.default], turns))
+        yield from dict.fromkeys(chain(self.defaults, turns))
 
     def neighbours(self, choice: Choice) -> list[Choice]:
-        template = _BY_NAME[choice.template]
-        found = self._choices(template, template.variants(self.form, self.machine, choice.config))
-        return [c for c in dict.fromkeys(found) if c != choice]
+        template, form = _BY_NAME[choice.template], self.forms[choice.widened]
+        found = self._choices(template, choice.widened, template.variants(form, self.machine, choice.config))
+        other = self._carried(choice, not choice.widened)
+        return [c for c in dict.fromkeys(chain(found, [] if other is None else [other])) if c != choice]
 
     def drawn(self, random: Random) -> Choice:
         for _ in range(_DRAWS):
-            template = random.choice(self.templates)
-            choice = Choice(template.name, template.drawn(self.form, self.machine, random))
+            wide, template = random.choice(self.templates)
+            choice = Choice(template.name, template.drawn(self.forms[wide], self.machine, random), wide)
             if self.is_legal(choice):
                 return choice
         return random.choice(list(islice(self.ordered(), 24)))
 
     def adapted(self, choice: Choice) -> Choice | None:
         """The choice for another form carried over to this one, where that is legal."""
+        return self._carried(choice, choice.widened and True in self.forms)
+
+    def _carried(self, choice: Choice, wide: bool) -> Choice | None:
         template = _BY_NAME[choice.template]
-        if template not in self.templates:
+        if (wide, template) not in self.templates:
             return None
-        found = Choice(choice.template, template.adapted(self.form, self.machine, choice.config))
+        config = template.adapted(self.forms[wide], self.machine, choice.config)
+        found = Choice(choice.template, config, wide)
         return found if self.is_legal(found) else None
 
     def features(self, choice: Choice) -> Array:
-        template = _BY_NAME[choice.template]
+        template, form = _BY_NAME[choice.template], self.forms[choice.widened]
         plan = self.plan(choice)
         fields: dict[str, Any] = dataclasses.asdict(choice.config)  # type: ignore[call-overload]
         known: dict[str, float] = {
-            **{f"form.{name}": value for name, value in form_numbers(self.form).items()},
+            **{f"form.{name}": value for name, value in form_numbers(form).items()},
             **{name: float(value) for name, value in fields.items()},
-            **template.features(self.form, self.machine, choice.config),
+            **template.features(form, self.machine, choice.config),
             "template": self.family.index(template),
             **self.more_features(plan),
         }
         return np.array([_scaled(name, known.get(name)) for name in self.feature_names], np.float32)
 
-    def _choices(self, template: Template[MachineT], configs: Iterator[KernelConfig]) -> Iterator[Choice]:
-        choices = (Choice(template.name, config) for config in configs)
+    def _choices(
+        self, template: Template[MachineT], wide: bool, configs: Iterator[KernelConfig]
+    ) -> Iterator[Choice]:
+        choices = (Choice(template.name, config, wide) for config in configs)
         return (choice for choice in choices if self.is_legal(choice))
 
 
@@ -262,13 +306,13 @@ class KernelSpace(FormSpace[CpuMachine]):
     def feature_names(self) -> Sequence[str]:
         return FEATURES
 
-    @cached_property
-    def default_plan(self) -> KernelPlan:
-        return plan_kernel(self.form, self.machine)
+    def planned(self, form: Form) -> KernelPlan:
+        return plan_kernel(form, self.machine)
 
     def check(self, plan: KernelPlan) -> None:
+        default = self.planned(plan.form)
         for threads in (2, 4):
-            if evenness(plan.tiles, threads) < evenness(self.default_plan.tiles, threads) - _UNEVENNESS:
+            if evenness(plan.tiles, threads) < evenness(default.tiles, threads) - _UNEVENNESS:
                 raise ValueError(f"{plan.tiles} shares keep {threads} threads less busy than the default's")
 
     def more_features(self, plan: KernelPlan) -> Mapping[str, float]:
@@ -300,7 +344,7 @@ _FIELDS = sorted({f.name for t in TEMPLATES for f in dataclasses.fields(t.config
 FORM_FEATURES = tuple(f"form.{name}" for name in _FORM_NUMBERS)
 FEATURES = (*FORM_FEATURES, *_FIELDS, *_DERIVED)
 # Not sizes, whose ratios count, but shares and kinds.
-_PLAIN = {"ragged", "ragged_rows", "ragged_panels", "template", "panels_inner", "overlaps"}
+_PLAIN = {"ragged", "ragged_rows", "ragged_panels", "template", "panels_inner", "overlaps", "prefetches"}
 
 
 def _scaled(name: str, value: float | None) -> float:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from compiler.loops.form import Form
+from compiler.loops.form import Convolution, Form
 from compiler.lowering.kernel import KernelPlan, Machine, structural_digest
+from compiler.numerics.element import ElementType
 from schedules.tuning import networks, threads
 from schedules.tuning.mali_space import space_of
 from schedules.tuning.measure import Outcome, Unit
 from schedules.tuning.records import Record, Warn, databases, read
-from schedules.tuning.space import key_of
+from schedules.tuning.space import is_widened, key_of
 
+_NARROW = (ElementType.I4, ElementType.I2, ElementType.B1)
 # A choice that was never compared by turns has to be faster than the default by this share.
 _MARGIN = 0.05
 
@@ -37,10 +39,13 @@ class Tuned:
         here: str | None,
         warn: Warn,
         stands_in: Callable[[str], bool] = lambda _device: False,
+        *,
+        packed: bool = False,
     ) -> Tuned:
         """From all databases of a folder. here: the fingerprint of this computer, whose records come first
         for its own machine; then those of real devices, and of the device that has most. stands_in: whether a
-        device is another than those that the machines describe."""
+        device is another than those that the machines describe. packed: narrow weights are kept packed,
+        whatever was faster."""
         names = {machine.name for machine in machines}
         by_device: dict[str, list[Record]] = {}
         for path in databases(folder):
@@ -55,7 +60,8 @@ class Tuned:
         counts: dict[str, int] = {}
         used: list[str] = []
         for device in order:
-            new = {s: c for s, c in _chosen(by_device[device]).items() if s not in choices}
+            records = [r for r in by_device[device] if not (packed and is_widened(r.choice))]
+            new = {s: c for s, c in _chosen(records).items() if s not in choices}
             choices.update(new)
             used += [device] if new else []
             counts = _threads(by_device[device]) | counts
@@ -75,9 +81,12 @@ class Tuned:
         plan = self._recorded(form, machine)
         return space_of(form, machine).default_plan if plan is None else plan
 
-    def knows(self, form: Form, machine: Machine) -> bool:
-        """Whether records decide about a form."""
-        return self._recorded(form, machine) is not None
+    def known(self, plan: KernelPlan) -> Form | None:
+        """The form for which records chose a plan: its own, or one whose narrow weights it keeps as bytes."""
+        forms = [plan.form]
+        if isinstance(plan.form, Convolution):
+            forms += [replace(plan.form, weight=element) for element in _NARROW]
+        return next((f for f in forms if self._recorded(f, plan.machine) == plan), None)
 
     def _recorded(self, form: Form, machine: Machine) -> KernelPlan | None:
         space = space_of(form, machine)

@@ -14,6 +14,8 @@ from typing import Protocol
 
 # Beside what the candidates may take: copying the program, starting it.
 _ANSWER_MARGIN_S = 30.0
+# A process that has ended may have left its errors open to another, which is not waited for.
+_LAST_WORDS_S = 1.0
 
 
 class LinkLostError(Exception):
@@ -79,7 +81,8 @@ class Speaking:
 
     @property
     def complaint(self) -> str:
-        """What it said on its way out."""
+        """What it said on its way out, once it has ended."""
+        self._reader.join(_LAST_WORDS_S)  # it may still be reading what the ended process wrote
         return self._errors.decode(errors="replace").strip()
 
     def give(self, contents: bytes, *, close: bool) -> None:
