@@ -117,7 +117,7 @@ def check_cascade(graph: Graph, config: NpuConfig, number: int, seed: int) -> No
     check_roofline(graph, model)
 
 
-@settings(ANY, max_examples=40)
+@settings(ANY, max_examples=20)
 @given(pairs(), configurations(), st.integers(0, 1 << 30), st.integers(0, 2**16))
 def test_any_cascade_is_exact(graph: Graph, config: NpuConfig, number: int, seed: int) -> None:
     check_cascade(graph, config, number, seed)

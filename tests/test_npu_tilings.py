@@ -87,11 +87,27 @@ def test_folded_kernels_are_exact(
     check_tiling(graph, config, number, seed, fold)
 
 
-@settings(ANY, max_examples=25)
-@given(large_matrices(), configurations(), st.booleans(), st.integers(0, 1 << 30))
+MATRICES = (large_matrices(), configurations(), st.booleans(), st.integers(0, 1 << 30))
+
+
+@settings(ANY, max_examples=10)
+@given(*MATRICES)
 def test_any_tiling_of_matrices_is_exact(
     case: OpCase, config: NpuConfig, exchanged: bool, number: int
 ) -> None:
+    check_matrices(case, config, exchanged, number)
+
+
+@pytest.mark.slow
+@settings(ANY, max_examples=200)
+@given(*MATRICES)
+def test_any_of_many_tilings_of_matrices_is_exact(
+    case: OpCase, config: NpuConfig, exchanged: bool, number: int
+) -> None:
+    check_matrices(case, config, exchanged, number)
+
+
+def check_matrices(case: OpCase, config: NpuConfig, exchanged: bool, number: int) -> None:
     """Whichever operand takes the place of weights."""
 
     def drawn(p: MatrixProduct, of: NpuConfig, _mechanisms: Mechanisms) -> tuple[MatrixProduct, MatrixTiling]:

@@ -134,7 +134,7 @@ def _chosen(space: KernelSpace, choice: Choice) -> Record:
 
 
 def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(folder: Path, tmp_path: Path) -> None:
-    command = ["tune", str(LETTERS / "letters.onnx"), "--trials", "60"]
+    command = ["tune", str(LETTERS / "letters.onnx"), "--trials", "30"]
     process = subprocess.Popen(
         [sys.executable, "-m", "bitloom.cli", *command],
         cwd=tmp_path,
@@ -162,9 +162,9 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(folder: Pat
     after = records_of(tmp_path)
     assert after[: len(kept)] == kept
     trials = [r for r in after if r.is_alone]
-    assert len(trials) == 60
-    assert len({(r.subject, json.dumps(r.choice, sort_keys=True)) for r in trials}) == 60
-    assert "60 trials; " in done.stdout
+    assert len(trials) == 30
+    assert len({(r.subject, json.dumps(r.choice, sort_keys=True)) for r in trials}) == 30
+    assert "30 trials; " in done.stdout
 
 
 def _alive(*words: str) -> list[str]:

@@ -248,9 +248,9 @@ def test_the_verdict_is_what_compilation_uses(tmp_path: Path) -> None:
         space = KernelSpace(form, MACHINE)
         plan = found.plan(form, MACHINE)
         assert formula(plan) < formula(space.plan(space.default))
-        assert found.knows(form, MACHINE)
+        assert found.known(plan) == form
     other = replace(FORMS[0], in_width=15, out_width=15)
-    assert not found.knows(other, MACHINE)
+    assert found.known(KernelSpace(other, MACHINE).default_plan) is None
     assert found.plan(other, MACHINE) == KernelSpace(other, MACHINE).plan(KernelSpace(other, MACHINE).default)
 
 
