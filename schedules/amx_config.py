@@ -106,8 +106,8 @@ def panels_of(config: AmxConfig, g: Geometry) -> int:
 
 
 def prefetch_pays(config: AmxConfig, g: Geometry, machine: CpuMachine) -> bool:
-    """Measured in ResNet-50 and MobileNetV2: weights of this size have left the second-level cache when their
-    layer's turn comes again, and smaller ones lose more by the instructions. The tuner decides it in a model."""
+    """Measured in ResNet-50 and MobileNetV2: weights of this size have left the second-level cache when the
+    layer runs again, and smaller ones lose more by the instructions. In a model the tuner decides it."""
     packed = steps_of(g) * config.depth // 4 * ROW_BYTES * ceil(g.form.out_channels / TILE_LANES)
     return panels_of(config, g) > 1 and packed > machine.l2_bytes // 16
 

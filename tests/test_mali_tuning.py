@@ -22,15 +22,15 @@ from schedules.mali import plan_gpu_kernel
 from schedules.mali_machines import G76, MACHINES, GpuMachine
 from schedules.tuning.mali_space import MALI_FEATURES, GpuSpace, space_of
 from schedules.tuning.mali_templates import MALI_TEMPLATES
-from schedules.tuning.measure import Outcome, Unit
-from schedules.tuning.records import Record, append, database_path, databases, read
-from schedules.tuning.space import Choice
+from schedules.tuning.measure import Outcome
+from schedules.tuning.records import append, database_path, databases, read
 from schedules.tuning.transfer import Transfer
 from schedules.tuning.tuned import Tuned
 from targets.measuring.opencl import OpenClDevice
 from tests import loop_families as f
 from tests.command_line import bitloom
 from tests.mali_device import LAYERS, opencl_device, planned
+from tests.planted_records import verdict_for
 from tests.test_mali_library import SAMPLES, network
 from tests.test_tuning_space import convolutions
 
@@ -189,7 +189,7 @@ def test_another_target_of_the_same_gpu_uses_the_records(tmp_path: Path) -> None
     for device, choice in (("OpenCL cpu, driver 6", near[0]), ("OpenCL Mali-G76, driver 1", near[1])):
         path = database_path(tmp_path, device)
         for number in range(2 if "cpu" in device else 1):
-            append(path, [_verdict(space, choice, device, number)])
+            append(path, [verdict_for(space, choice, device, date=f"2026-01-01T00:00:0{number}")])
     tuned = Tuned.of(tmp_path, [G76], None, pytest.fail, lambda d: "Mali" not in d)
     assert tuned.devices == ("OpenCL Mali-G76, driver 1",)
     assert tuned.plan(form, G76) == space.plan(near[1])
@@ -206,28 +206,12 @@ def test_another_target_of_the_same_gpu_uses_the_records(tmp_path: Path) -> None
 def test_similar_kernels_lend_their_choices() -> None:
     there = GpuSpace(LAYERS["pointwise"], G76)
     best = there.neighbours(there.default)[0]
-    records = [_verdict(there, c, "own", 0, cost) for c, cost in ((there.default, 2.0), (best, 1.0))]
+    costs = ((there.default, 2.0), (best, 1.0))
+    records = [verdict_for(there, c, "own", verdict=None, cost=cost) for c, cost in costs]
     here = GpuSpace(replace(LAYERS["pointwise"], in_channels=32), G76)
-    transfer = Transfer.of(here, [replace(r, verdict=None) for r in records], [])
+    transfer = Transfer.of(here, records, [])
     assert here.adapted(best) in transfer.hints
     assert transfer.samples is not None and transfer.samples.features.shape[1] == len(MALI_FEATURES)
-
-
-def _verdict(space: GpuSpace, choice: Choice, device: str, number: int, cost: float = 1e-3) -> Record:
-    return Record(
-        fingerprint=device,
-        machine=space.machine_name,
-        subject=space.subject,
-        key=space.key(choice),
-        form=space.describe(),
-        choice=choice.as_json(),
-        unit=Unit.SECONDS,
-        outcome=Outcome.MEASURED,
-        cost=cost,
-        spread=0.0,
-        date=f"2026-01-01T00:00:0{number}",
-        verdict=0.5,
-    )
 
 
 @pytest.mark.parametrize(

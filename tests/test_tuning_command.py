@@ -21,9 +21,10 @@ from compiler.ir.diagnostics import BitloomError
 from schedules.machines import host_machine
 from schedules.tuning.measure import Outcome
 from schedules.tuning.records import Record, append, databases, read
-from schedules.tuning.space import Choice, KernelSpace
+from schedules.tuning.space import KernelSpace
 from targets.measuring.host import host_fingerprint
 from tests.command_line import X, bitloom, environment, model
+from tests.planted_records import verdict_for
 from tests.test_tuning_records import BASE
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +103,7 @@ def test_records_enter_the_choice_of_kernels(folder: Path, tmp_path: Path) -> No
             break
     else:
         raise AssertionError("no kernel has a choice")
-    record = _chosen(space, near[0])
+    record = verdict_for(space, near[0], host_fingerprint())
     path = tmp_path / "cache-records" / "r.jsonl"
     append(path, [record])
     model(tmp_path)
@@ -116,21 +117,6 @@ def test_records_enter_the_choice_of_kernels(folder: Path, tmp_path: Path) -> No
     assert done.code == 0
     assert f"warning: {path}, line 2: damaged record left out" in done.stderr
     assert f"1 of {len(kernels)} kernels planned by records of {host_fingerprint()}" in done.stdout
-
-
-def _chosen(space: KernelSpace, choice: Choice) -> Record:
-    from dataclasses import replace
-
-    return replace(
-        BASE,
-        fingerprint=host_fingerprint(),
-        machine=space.machine.name,
-        subject=space.subject,
-        key=space.key(choice),
-        form=space.describe(),
-        choice=space.choice_json(choice),
-        verdict=0.5,
-    )
 
 
 def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(folder: Path, tmp_path: Path) -> None:
@@ -239,7 +225,9 @@ def test_records_are_shown_merged_pruned_and_exported(tmp_path: Path) -> None:
     assert empty.code == 2 and "there are no records" in empty.stderr
     form = next(iter(_forms(tmp_path)))
     space = KernelSpace(form, host_machine())
-    records = [_chosen(space, space.default), _measured(space, space.default, 2e-5), BASE]
+    here, default = host_fingerprint(), space.default
+    measured = verdict_for(space, default, here, verdict=None, cost=2e-5)
+    records = [verdict_for(space, default, here), measured, BASE]
     append(tmp_path / "a.jsonl", records[:2])
     append(tmp_path / "b.jsonl", records[1:])
     merged = run(tmp_path, "records", "merge", "a.jsonl", "b.jsonl", "-o", "c.jsonl")
@@ -265,12 +253,6 @@ def _forms(folder: Path) -> Any:
 
     work = work_of(model(folder))
     return [space.form for _, space, _ in work.target.subjects(work.graph) if isinstance(space, KernelSpace)]
-
-
-def _measured(space: KernelSpace, choice: Choice, cost: float) -> Record:
-    from dataclasses import replace
-
-    return replace(_chosen(space, choice), verdict=None, cost=cost)
 
 
 def test_durations() -> None:

@@ -17,11 +17,11 @@ from compiler.numerics.element import ElementType
 from schedules.machines import MACHINES
 from schedules.mali_machines import G76
 from schedules.tuning.mali_space import GpuSpace
-from schedules.tuning.measure import Outcome, Unit
-from schedules.tuning.records import Record, append, database_path, records_folder
+from schedules.tuning.records import append, database_path, records_folder
 from schedules.tuning.space import Choice, KernelSpace, widened
 from targets.measuring.host import host_fingerprint
 from tests.onnx_models import make_model, node, save
+from tests.planted_records import verdict_for
 
 I8, I16, I4, I2, B1 = ElementType.I8, ElementType.I16, ElementType.I4, ElementType.I2, ElementType.B1
 narrow = st.builds(
@@ -90,21 +90,7 @@ def test_a_library_with_widened_weights_is_exact_and_larger_and_a_budget_prevent
     work = work_of(tmp_path / "out")
     spaces = [s for _, s, _ in work.target.subjects(work.graph) if isinstance(s, KernelSpace)]
     [space] = [s for s in spaces if True in s.forms]
-    choice = space.defaults[1]
-    record = Record(
-        fingerprint=host_fingerprint(),
-        machine=space.machine_name,
-        subject=space.subject,
-        key=space.key(choice),
-        form=space.describe(),
-        choice=choice.as_json(),
-        unit=Unit.SECONDS,
-        outcome=Outcome.MEASURED,
-        cost=1e-6,
-        spread=0.0,
-        date="2026-01-01T00:00:00",
-        verdict=0.5,
-    )
+    record = verdict_for(space, space.defaults[1], host_fingerprint())
     append(database_path(records_folder(), record.fingerprint), [record])
     after = compiled()
     assert after.manifest["tuning"]["widened"] == after.manifest["tuning"]["tuned"] == 1
