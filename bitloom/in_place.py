@@ -25,7 +25,7 @@ from compiler.ir.graph import Graph
 from compiler.lowering.cache import Cache
 from compiler.lowering.kernel import structural_digest
 from compiler.numerics.element import Array
-from schedules.tuning.refine import PlaceError, Turn
+from schedules.tuning.refine import PlaceError, Steps, Turn
 from schedules.tuning.tuner import Subject
 from targets.measuring.child import Child, ChildError, close_all, own_answers, receive, send
 from targets.tunable import TunableInModel
@@ -69,6 +69,7 @@ class InPlace:
         np.savez(self._folder / _INPUTS, **dict[str, Any](self._inputs))
         self._runner: Child | None = None
         self._libraries = 0
+        self._order: tuple[str, ...] = ()  # subjects of a run's steps; symbols where they are not tuned
 
     @property
     def digest(self) -> str:
@@ -76,6 +77,11 @@ class InPlace:
 
     def measure(self, models: Sequence[Mapping[str, Mapping[str, Any]]], turns: int) -> Sequence[Turn]:
         """See `Place`. Costs are seconds."""
+        if self._order:
+            return self._measured(models, turns)
+        return [turn[1:] for turn in self._measured([{}, *models], turns)]
+
+    def _measured(self, models: Sequence[Mapping[str, Mapping[str, Any]]], turns: int) -> Sequence[Turn]:
         # Never a path twice: the process would find the library that it has loaded from there before.
         folders = [self._folder / str(self._libraries + number) for number in range(len(models))]
         self._libraries += len(models)
@@ -87,9 +93,13 @@ class InPlace:
         finally:
             for folder in folders:
                 shutil.rmtree(folder, ignore_errors=True)
-        return [
-            [_by_subject(steps, names) for steps, names in zip(turn, subjects, strict=True)] for turn in found
-        ]
+        if not self._order:
+            # Of the defaults: elsewhere two forms may have chosen the same kernel.
+            self._order = tuple(subjects[0].get(symbol, symbol) for symbol, _ in found[0][0])
+        return [[self._of_subjects(steps) for steps in turn] for turn in found]
+
+    def _of_subjects(self, steps: Steps) -> Steps:
+        return [(name, cost) for name, (_, cost) in zip(self._order, steps, strict=True)]
 
     def close(self) -> None:
         close_all([self._runner])
@@ -103,7 +113,7 @@ class InPlace:
         build.emit(_NAME, out, {}, build.facts, self._objects, _silent)
         return dict(chosen.subjects)
 
-    def _run(self, job: Job) -> list[list[dict[str, float]]]:
+    def _run(self, job: Job) -> list[list[Steps]]:
         """On this computer in a process of its own, which a kernel may end."""
         if self._where != _LOCAL:
             return profiled(job, self._inputs, self._threads, self._where)
@@ -116,26 +126,17 @@ class InPlace:
             raise PlaceError(f"the process that ran it {error.said}") from error
 
 
-def _by_subject(steps: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
-    return {names[symbol]: cost for symbol, cost in steps.items() if symbol in names}
-
-
 def _silent(_stage: str, _done: int = 0, _all: int = 0) -> None:
     pass
 
 
-def _step_costs(model: Model, inputs: Mapping[str, Array], runs: int, threads: int) -> dict[str, float]:
-    """By symbol: of all steps that run it, the least of each summed."""
-    costs: dict[str, float] = {}
-    for step, seconds in model.profile(inputs, runs, threads):
-        costs[step.kernel] = costs.get(step.kernel, 0.0) + float(seconds.min())
-    return costs
+def _step_costs(model: Model, inputs: Mapping[str, Array], runs: int, threads: int) -> Steps:
+    """Of each step its symbol, and the least of its runs."""
+    return [(step.kernel, float(seconds.min())) for step, seconds in model.profile(inputs, runs, threads)]
 
 
-def profiled(
-    job: Job, inputs: Mapping[str, Array], threads: int, runner: str = _LOCAL
-) -> list[list[dict[str, float]]]:
-    """Of each turn and each library, seconds by symbol. Errors: those of `load` and of the runner."""
+def profiled(job: Job, inputs: Mapping[str, Array], threads: int, runner: str = _LOCAL) -> list[list[Steps]]:
+    """Of each turn and each library, symbols and seconds. Errors: those of `load` and of the runner."""
     models: list[Model] = []
     random = Random(0)
     try:
@@ -143,7 +144,7 @@ def profiled(
         once = float(models[0].time(inputs, 3).min())
         seconds = _TURN_SECONDS if runner == _LOCAL else _REMOTE_TURN_SECONDS
         runs = max(_LEAST_RUNS, min(_MOST_RUNS, int(seconds / once)))
-        turns: list[list[dict[str, float]]] = []
+        turns: list[list[Steps]] = []
         for _ in range(job.turns):
             # Another order in each turn: what slows down or speeds up meanwhile does so to all.
             order = random.sample(range(len(models)), len(models))

@@ -130,8 +130,8 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Seconds of a run of the whole model: the median over turns of the least run of each, since others may
-    use the processor; ratio: of after to before within a turn."""
+    """Seconds of a run of the whole model: the median over turns of the median run of each, as
+    `benchmarks.host_latency` has them; ratio: of after to before within a turn."""
 
     threads: int
     before: float
@@ -170,7 +170,7 @@ def compared(work: Work, place: Place, progress: Progress = no_progress) -> Iter
 
 def threads_timed(work: Work, place: Place, progress: Progress = no_progress) -> dict[int, float]:
     """Seconds of a run of the model with the kernels of the records, by the number of threads: the median
-    over turns of the least run of each. Empty where models are not timed on this computer, or with one core.
+    over turns of the median run of each. Empty where models are not timed on this computer, or with one core.
     """
     counts = thread_counts()
     try:
@@ -190,7 +190,7 @@ def threads_timed(work: Work, place: Place, progress: Progress = no_progress) ->
         once = float(models[1].time(inputs, 5).min())
         runs = _runs(once)
         turns = [
-            {n: float(models[n].time(inputs, runs, 1).min()) for n in (counts, counts[::-1])[number % 2]}
+            {n: median(models[n].time(inputs, runs, 1).tolist()) for n in (counts, counts[::-1])[number % 2]}
             for number in range(_TURNS)
         ]
     return {n: median(turn[n] for turn in turns) for n in counts}
@@ -226,7 +226,7 @@ def _compared(
         turns: list[tuple[float, float]] = []
         for number in range(_TURNS):
             order = (before, after) if number % 2 == 0 else (after, before)
-            times = [float(model.time(inputs, runs, 1).min()) for model in order]
+            times = [median(model.time(inputs, runs, 1).tolist()) for model in order]
             turns.append((times[0], times[1]) if number % 2 == 0 else (times[1], times[0]))
     return Comparison(
         threads,

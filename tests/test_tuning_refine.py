@@ -8,8 +8,11 @@ from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compiler.lowering.kernel import KernelPlan
+from schedules.tuning.neighbours import Windows
 from schedules.tuning.records import read
 from schedules.tuning.refine import PlaceError, Turn
 from schedules.tuning.space import Choice
@@ -46,12 +49,17 @@ class Computed:
         self.models += len(models)
         return [[self._costs(model) for model in models] for _ in range(turns)]
 
-    def _costs(self, model: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-        found: dict[str, float] = {}
+    def _costs(self, model: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, float]]:
+        found: list[tuple[str, float]] = []
         for space in SPACES:
             choice = Choice.of_json(model[space.subject]) if space.subject in model else space.default
-            found[space.subject] = self.cost(space.plan(choice)) * self.random.uniform(1, 1 + self.noise)
+            cost = self.cost(space.plan(choice)) * self.random.uniform(1, 1 + self.noise)
+            found.append((space.subject, cost + self.behind(found, model)))
         return found
+
+    def behind(self, before: Sequence[tuple[str, float]], model: Mapping[str, Any]) -> float:
+        """What the steps before add to one."""
+        return 0.0
 
     def close(self) -> None:
         self.closed = True
@@ -82,6 +90,38 @@ def test_what_is_no_better_in_the_model_is_not_chosen(tmp_path: Path) -> None:
     )
     list(tuned.refine())
     assert [ratio for _, ratio in tuned.conclude()] == [1.0, 1.0]
+
+
+class Trampled(Computed):
+    """What is best for the first kernel costs the second one more than it saves."""
+
+    def behind(self, before: Sequence[tuple[str, float]], model: Mapping[str, Any]) -> float:
+        first = SPACES[0]
+        if not before or first.subject not in model:
+            return 0.0
+        usual = formula(first.plan(first.default))
+        return 2 * usual if before[0][1] < 0.9 * usual else 0.0
+
+
+def test_a_choice_that_costs_the_next_step_more_than_it_saves_is_given_up(tmp_path: Path) -> None:
+    tuned = tuner(tmp_path, Computing(), 60, place=Trampled(formula))
+    list(tuned.run())
+    usual = formula(SPACES[0].default_plan)
+    assert any(cost < 0.9 * usual for cost in tuned.kernels[0].measured.values())
+    list(tuned.refine())
+    (_, ratio), _ = tuned.conclude()
+    assert 0.9 <= ratio <= 1
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30))
+def test_kernels_that_are_changed_at_once_share_no_step(order: list[str]) -> None:
+    windows = Windows(tuple(order))
+    groups = windows.apart(sorted(set(order)))
+    assert sorted(name for group in groups for name in group) == sorted(set(order))
+    for group in groups:
+        steps = [step for name in group for step in windows.of(name)]
+        assert len(steps) == len(set(steps))
+        assert all(order.index(name) in windows.of(name) for name in group)
 
 
 def test_new_choices_are_measured_alone_first(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ step is timed in its place: a few libraries compare as many choices of all kerne
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median, quantiles
 from typing import TYPE_CHECKING, Any, Protocol
 
 from schedules.tuning.cost_model import Samples
+from schedules.tuning.neighbours import Windows
 from schedules.tuning.search import EvolutionarySearch
 
 if TYPE_CHECKING:
@@ -30,9 +31,13 @@ _SMALL = 0.005
 # A choice has to be faster than the one it replaces by this share.
 _TIE = 0.01
 _TURNS, _LAST_TURNS = 9, 21
+# Rounds behind which it is measured what the best choices do to the steps behind theirs.
+_SETTLED = 4
 
-# Of each library in one turn: by subject, the cost of all steps that run it.
-Turn = Sequence[Mapping[str, float]]
+# Of each step of a run: the subject that it runs (something else where no space has it), and its cost.
+Steps = Sequence[tuple[str, float]]
+# Of each library.
+Turn = Sequence[Steps]
 
 
 class PlaceError(Exception):
@@ -93,6 +98,14 @@ class Placed:
     def learn(self, choice: Any, cost: float) -> None:
         """What was measured once: of many the least is mostly a lucky one, so that it is measured again."""
         self.seen.setdefault(choice, []).append(cost)
+        self._rank(choice)
+
+    def settle(self, cost: float) -> None:
+        """What the best costs if what it does to the next steps is its own."""
+        self.seen[self.best] = [cost] * _WELL_KNOWN
+        self._rank(self.best)
+
+    def _rank(self, choice: Any) -> None:
         self.search.learn(choice, self.ratio(choice))
         first = min(self.seen, key=self.ratio)
         self.best = first if self.ratio(first) < 1 - _TIE else self.default
@@ -142,6 +155,7 @@ class Refinement:
         self._place, self._check, self._keep = place, check, keep
         self.kernels = [_placed(kernel, seed + number) for number, kernel in enumerate(kernels)]
         self.rounds = 0
+        self._order: tuple[str, ...] = ()  # of a run's steps
 
     @property
     def gain(self) -> float:
@@ -164,16 +178,40 @@ class Refinement:
                 return
             self._compare(tried)
             self.rounds += 1
+            if self.rounds % _SETTLED == 0:
+                self._settle()
             yield
 
     def conclude(self) -> list[Verdict]:
-        """The best of each kernel beside its default once more. Errors: PlaceError."""
-        defaults = [kernel.default for kernel in self.kernels]
-        turns = self._measured([defaults, [kernel.best for kernel in self.kernels]], _LAST_TURNS)
-        return [
-            _verdict(kernel, [(t[0][kernel.name], t[1][kernel.name]) for t in turns])
-            for kernel in self.kernels
-        ]
+        """The best of each kernel beside its default once more, less those that cost the steps behind them
+        more than they save. Errors: PlaceError."""
+        settled = self._settle()
+        for kernel in self.kernels:
+            if settled.get(kernel.name, 0.0) >= 1 - _TIE:
+                kernel.best = kernel.default
+        defaults, bests = [k.default for k in self.kernels], [k.best for k in self.kernels]
+        measured = self._measured([defaults, bests], _LAST_TURNS)
+        turns = [[_summed(steps) for steps in turn] for turn in measured]
+        return [_verdict(k, [(t[0][k.name], t[1][k.name]) for t in turns]) for k in self.kernels]
+
+    def _settle(self) -> dict[str, float]:
+        """Measures the best of each kernel beside its default once more, with what both do to the next steps.
+        Returns what it costs over the default, by name; of kernels that keep their default, nothing."""
+        windows = Windows(self._order)
+        changed = {k.name: k for k in self.kernels if k.best != k.default}
+        groups = windows.apart(list(changed))
+        if not groups:
+            return {}
+        models = [[k.default if k.name in group else k.best for k in self.kernels] for group in ([], *groups)]
+        turns = self._measured(models, _TURNS)
+        found: dict[str, float] = {}
+        for number, group in enumerate(groups, 1):
+            for name in group:
+                kernel, window = changed[name], windows.of(name)
+                saved = median(_cost(turn[number], window) - _cost(turn[0], window) for turn in turns)
+                found[name] = 1 - saved / kernel.seconds
+                kernel.settle(found[name])
+        return found
 
     def _next(self, kernel: Placed) -> list[Any]:
         """Of what was measured alone."""
@@ -207,7 +245,9 @@ class Refinement:
             [choices[n] if n < len(choices) else k.best for k, choices in zip(self.kernels, new, strict=True)]
             for n in range(max(map(len, new)))
         ]
-        turns = self._measured([[kernel.default for kernel in self.kernels], *models], _TURNS)
+        measured = self._measured([[kernel.default for kernel in self.kernels], *models], _TURNS)
+        self._order = tuple(name for name, _ in measured[0][0])
+        turns = [[_summed(steps) for steps in turn] for turn in measured]
         for index, (kernel, choices) in enumerate(zip(self.kernels, new, strict=True)):
             name = kernel.name
             if not math.isfinite(kernel.seconds):
@@ -230,6 +270,18 @@ class Refinement:
             ],
             turns,
         )
+
+
+def _summed(steps: Steps) -> dict[str, float]:
+    """By subject."""
+    costs: dict[str, float] = {}
+    for name, cost in steps:
+        costs[name] = costs.get(name, 0.0) + cost
+    return costs
+
+
+def _cost(steps: Steps, places: Iterable[int]) -> float:
+    return sum(steps[place][1] for place in places)
 
 
 def _placed(alone: Alone, seed: int) -> Placed:
