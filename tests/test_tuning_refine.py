@@ -183,6 +183,16 @@ def test_an_interrupted_refinement_goes_on(tmp_path: Path) -> None:
     assert list(last.run()) == list(last.refine()) == [] and done.models == 0
 
 
+def test_what_an_earlier_run_found_in_the_model_is_kept(tmp_path: Path) -> None:
+    first = tuner(tmp_path, Computing(), 60, place=Computed(formula))
+    list(first.run())
+    list(first.refine())
+    again = tuner(tmp_path, Computing(), 60, place=Computed(formula))
+    list(again.run())
+    assert list(again.refine()) == []
+    assert all(ratio < 1 for _, ratio in again.conclude())
+
+
 @pytest.mark.parametrize("fails_after", [0, 6])
 def test_where_the_model_cannot_be_run_kernels_are_compared_alone(tmp_path: Path, fails_after: int) -> None:
     told: list[str] = []

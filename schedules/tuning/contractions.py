@@ -286,8 +286,7 @@ class AmxTemplate:
         }
 
     def _units(self, g: Geometry, c: AmxConfig) -> tuple[int, int, int]:
-        panels = ceil(g.form.out_channels / (TILE_LANES * c.vectors))
-        return ceil(g.height / c.rows), ceil(g.width / c.width), panels
+        return ceil(g.height / c.rows), ceil(g.width / c.width), amx_config.panels_of(c, g)
 
     def _parts(self, g: Geometry, c: AmxConfig) -> tuple[int, int, int]:
         rows, columns, panels = self._units(g, c)

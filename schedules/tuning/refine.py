@@ -185,10 +185,11 @@ class Refinement:
     def conclude(self) -> list[Verdict]:
         """The best of each kernel beside its default once more, less those that cost the steps behind them
         more than they save. Errors: PlaceError."""
+        bests = [kernel.best for kernel in self.kernels]
         settled = self._settle()
-        for kernel in self.kernels:
-            if settled.get(kernel.name, 0.0) >= 1 - _TIE:
-                kernel.best = kernel.default
+        for kernel, best in zip(self.kernels, bests, strict=True):
+            # What ranks first now has not answered for anything.
+            kernel.best = best if settled.get(kernel.name, math.inf) < 1 - _TIE else kernel.default
         defaults, bests = [k.default for k in self.kernels], [k.best for k in self.kernels]
         measured = self._measured([defaults, bests], _LAST_TURNS)
         turns = [[_summed(steps) for steps in turn] for turn in measured]
@@ -197,6 +198,8 @@ class Refinement:
     def _settle(self) -> dict[str, float]:
         """Measures the best of each kernel beside its default once more, with what both do to the next steps.
         Returns what it costs over the default, by name; of kernels that keep their default, nothing."""
+        if not self._order:  # all rounds were an earlier run's
+            self._measured([[kernel.default for kernel in self.kernels]], 1)
         windows = Windows(self._order)
         changed = {k.name: k for k in self.kernels if k.best != k.default}
         groups = windows.apart(list(changed))
@@ -246,7 +249,6 @@ class Refinement:
             for n in range(max(map(len, new)))
         ]
         measured = self._measured([[kernel.default for kernel in self.kernels], *models], _TURNS)
-        self._order = tuple(name for name, _ in measured[0][0])
         turns = [[_summed(steps) for steps in turn] for turn in measured]
         for index, (kernel, choices) in enumerate(zip(self.kernels, new, strict=True)):
             name = kernel.name
@@ -259,7 +261,7 @@ class Refinement:
                 self._keep(index, choice, ratio * kernel.seconds)
 
     def _measured(self, models: Sequence[Sequence[Any]], turns: int) -> Sequence[Turn]:
-        return self._place.measure(
+        measured = self._place.measure(
             [
                 {
                     kernel.name: kernel.alone.subject.choice_json(choice)
@@ -270,6 +272,8 @@ class Refinement:
             ],
             turns,
         )
+        self._order = tuple(name for name, _ in measured[0][0])
+        return measured
 
 
 def _summed(steps: Steps) -> dict[str, float]:
